@@ -1,0 +1,82 @@
+"""What an answer is worth that does not look at the pattern."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from xrdkit.crystal import to_structure
+from xrdkit.generators.templates import Hits, assignments, candidate, slot_counts
+from xrdkit.library import Library
+from xrdkit.types import Candidate, Fit, Pattern, Phase, Problem, Solution
+
+
+def composition_only(pattern: Pattern, formula: str, **keywords: Any) -> Solution:
+    """Library types in the order of their prior, as if they were fits (residual 1)."""
+    library = keywords["library"]
+    if library is None:
+        raise ValueError("control='composition' needs a library; build one and give it")
+    contents = _amounts(keywords["contents"]) if "contents" in keywords else None
+    known = library.without(keywords.get("exclude", ()))
+    problem = Problem(pattern, _amounts(formula), contents=contents, library=known)
+    fits = tuple(as_fits(pattern, by_prior(problem, keywords["candidates"])))
+    alone = tuple((i,) for i in range(len(fits)))
+    return Solution(problem, fits, alone, 0.0, "none")
+
+
+def by_prior(problem: Problem, count: int) -> list[Candidate]:
+    """The most common types with these elements, in every assignment; cell by volume.
+
+    The prior of an assignment is its type's members in use over its type's assignments.
+    """
+    from pymatgen.core import Element
+
+    library: Library = problem.library
+    formula = {Element(e).Z: round(n) for e, n in problem.formula.items()}
+    atoms = sum(formula.values())
+    volume = sum(library.volumes[z] * n for z, n in formula.items()) / atoms
+    fixed = sum(problem.contents.values()) if problem.contents else None
+    used = np.bincount(library.kind[library.rows], minlength=len(library.type_size))
+    found: dict[tuple, tuple[float, int]] = {}
+    for counts, rows in slot_counts(library):
+        z, rest = divmod(sum(counts), atoms)
+        if rest or (fixed and sum(counts) != fixed) or len(counts) != len(formula):
+            continue
+        choices = assignments(counts, {e: n * z for e, n in formula.items()})
+        for row in np.intersect1d(rows, library.rows).tolist():
+            for elements in choices:
+                share = used[library.kind[row]] / len(choices)
+                found.setdefault((library.kind[row], elements), (share, row))
+    best = sorted(found.items(), key=lambda item: -item[1][0])[:count]
+    hits = Hits(
+        np.array([row for _, (_, row) in best]),
+        [elements for (_, elements), _ in best],
+        np.full(len(best), volume),
+        np.array([share for _, (share, _) in best]),
+    )
+    return [candidate(library, hits, i) for i in range(len(best))]
+
+
+def as_fits(pattern: Pattern, candidates: Iterable[Candidate]) -> Iterable[Fit]:
+    """Candidates as fits that nothing was fitted in."""
+    flat = np.zeros_like(pattern.intensity)
+    for one in candidates:
+        yield Fit(
+            to_structure(one.crystal),
+            (Phase(one.crystal, one.symmetry),),
+            one.origin,
+            1.0,
+            one.prior,
+            pattern.two_theta,
+            pattern.intensity,
+            flat,
+            flat,
+            pattern.radiation,
+            engine="none",
+        )
+
+
+def _amounts(formula: str) -> dict[str, float]:
+    from pymatgen.core import Composition
+
+    return dict(Composition(formula).get_el_amt_dict())

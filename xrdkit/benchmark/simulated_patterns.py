@@ -1,0 +1,191 @@
+"""The MP-20 protocol: patterns simulated from table entries, solved with a library."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from xrdkit.benchmark.controls import composition_only
+from xrdkit.benchmark.scoring import Entry, Solver, fingerprint, run, shard_of
+from xrdkit.dataset import Table, read_table
+from xrdkit.library import SAME_TYPE, Library, formula_hash, load, member_of
+from xrdkit.simulate import disturbed as disturbed_pattern
+from xrdkit.simulate import pattern_of
+from xrdkit.types import Instrument, Pattern
+from xrdkit.wavelengths import radiation
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+BEAM = radiation("CuKa")
+GRID = (5.0, 80.0, 7501)  # °, steps of 0.01
+INSTRUMENT = Instrument(w=0.01)  # FWHM 0.1°
+
+Unseen = Literal["formula", "type", "none"]
+Control = Literal["none", "shuffled", "composition"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What mp20 asks of every entry; ``shown`` is the row whose pattern a row gets."""
+
+    table: Table
+    library: Library | None
+    shown: dict[int, int]
+    cell: Literal["none", "given"]
+    formula: Literal["contents", "reduced"]
+    disturbed: bool
+    unseen: Unseen
+    keywords: dict[str, Any]
+
+
+def mp20(
+    structures: Table | str | Path,
+    library: Library | str | Path | None,
+    output: str | Path,
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    cell: Literal["none", "given"] = "none",
+    formula: Literal["contents", "reduced"] = "contents",
+    disturbed: bool = False,
+    unseen: Unseen = "none",
+    control: Control = "none",
+    shard: tuple[int, int] = (1, 1),
+    sources: tuple[str, ...] = ("templates",),
+    candidates: int = 20,
+    solver: Solver | None = None,
+    validity: bool = True,
+    progress: bool = True,
+) -> list[dict]:
+    """Rows of n random entries: Cu Kα doublet, 5–80°, FWHM 0.1°, noise-free or disturbed.
+
+    ``control`` shuffled gives each entry the pattern of another; composition ignores the
+    pattern and takes library types in the order of their prior.
+    """
+    table = structures if isinstance(structures, Table) else read_table(structures)
+    known = load(library) if isinstance(library, str | Path) else library
+    chosen = drawn(len(table), n, seed)
+    turn = 1 if control == "shuffled" else 0
+    shown = dict(zip(chosen, chosen[turn:] + chosen[:turn], strict=True))
+    keywords = {"sources": sources, "candidates": candidates, "seed": seed}
+    asked = Protocol(table, known, shown, cell, formula, disturbed, unseen, keywords)
+    settings = {"benchmark": "mp20", "n": len(chosen), "control": control, "shard": shard}
+    return run(
+        output,
+        {**settings, "validity": validity, **_settings(asked)},
+        shard_of([table.ids[row] for row in chosen], shard),
+        entry=partial(entry_of, asked, {table.ids[row]: row for row in chosen}),
+        solver=composition_only if control == "composition" else solver,
+        validity=validity,
+        progress=progress,
+    )
+
+
+def _settings(asked: Protocol) -> dict[str, Any]:
+    """What tells one run from another."""
+    names = ("cell", "formula", "disturbed", "unseen")
+    return {
+        "structures": fingerprint(asked.table.ids),
+        "library": library_fingerprint(asked.library),
+        **{name: getattr(asked, name) for name in names},
+        **asked.keywords,
+    }
+
+
+def entry_of(asked: Protocol, rows: dict[str, int], name: str) -> Entry:
+    """The entry of this name: its simulated pattern and the keywords of ``solve``."""
+    row = rows[name]
+    truth, formula = asked.table.structure(row), asked.table.formulas[row]
+    known = without_truth(asked.library, truth, formula, asked.unseen)
+    keywords = {**asked.keywords, "library": known}
+    if asked.cell == "given":
+        keywords["cell"] = truth.lattice.parameters
+    if asked.formula == "contents":
+        keywords["contents"] = truth.composition.formula
+    if asked.unseen != "none":
+        keywords["exclude"] = (formula,)
+    pattern = pattern_for(asked, asked.shown[row])
+    facts = {"n_atoms": len(truth), **held(known, formula, truth)}
+    return Entry(name, truth, pattern, formula, keywords, facts)
+
+
+def pattern_for(asked: Protocol, row: int) -> Pattern:
+    """The pattern of a row; its disturbance depends on the seed and the row alone."""
+    crystal = asked.table.crystals.select(torch.tensor([row]))
+    if asked.disturbed:
+        seed = asked.keywords["seed"] * 1_000_003 + row
+        return disturbed_pattern(crystal, BEAM, torch.Generator().manual_seed(seed))
+    return pattern_of(crystal, BEAM, two_theta=GRID, instrument=INSTRUMENT)
+
+
+def drawn(total: int, n: int | None, seed: int) -> list[int]:
+    """Rows drawn at random without repeats; all of them, in order, when n is None."""
+    if n is None:
+        return list(range(total))
+    if not 1 <= n <= total:
+        raise ValueError(f"n = {n} entries of {total}; give 1 to {total}")
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n].tolist()
+
+
+def without_truth(
+    library: Library | None, truth: "Structure", formula: str, unseen: Unseen
+) -> Library | None:
+    """The library less the formula, and less its structure type, where these are unseen."""
+    if library is None and unseen == "type":
+        raise ValueError("unseen='type' needs a library; build one and give it")
+    if library is None or unseen == "none":
+        return library
+    rest = library.without((formula,))
+    return rest.without_types(types_of(rest, truth)) if unseen == "type" else rest
+
+
+def types_of(library: Library, structure: "Structure") -> np.ndarray:
+    """The types of a library to which a structure would be counted when it was built."""
+    cell = (
+        structure.lattice.matrix,
+        structure.frac_coords,
+        np.array(structure.atomic_numbers),
+    )
+    member = member_of(*cell)
+    if member is None:
+        return np.zeros(0, int)
+    alike = library.space_group == member.cell.space_group
+    alike &= library.counts == len(member.slot)
+    kinds, first = np.unique(library.kind[alike], return_index=True)
+    same = []
+    for kind, row in zip(kinds, np.flatnonzero(alike)[first], strict=True):
+        atoms = library.atoms(row)
+        known = member_of(
+            library.lattice[row], library.frac[atoms], library.slot[atoms] + 1
+        )
+        if known is not None and known.key == member.key:
+            if np.abs(known.features - member.features).max() < SAME_TYPE:
+                same.append(kind)
+    return np.array(same, int)
+
+
+def held(library: Library | None, formula: str, truth: "Structure") -> dict[str, Any]:
+    """Whether a library holds the formula, with this space group, and in how many types."""
+    from xrdkit.metrics import space_group
+
+    if library is None:
+        return {}
+    rows = library.rows[library.formula[library.rows] == formula_hash(formula)]
+    group = space_group(truth)
+    return {
+        "space_group": group,
+        "formula_held": bool(len(rows)),
+        "formula_group_held": bool((library.space_group[rows] == group).any()),
+        "polymorphs": len(np.unique(library.kind[rows])),
+    }
+
+
+def library_fingerprint(library: Library | None) -> str:
+    """Size and hash of a library; "shipped" for none given."""
+    if library is None:
+        return "shipped"
+    return f"{len(library)} {fingerprint(map(str, library.formula[library.rows].tolist()))}"

@@ -1,0 +1,218 @@
+"""The command ``xrdkit``: words become function calls; each subcommand calls one function.
+
+Imports stand inside the functions, so that ``xrdkit --help`` is immediate.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from xrdkit.cli.words import cell, number, pattern_path, positive, span, wavelength
+
+BAD_INPUT, STOPPED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 2 with one sentence on bad input, or 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(
+                errors="replace"
+            )  # a terminal without Å or α must not stop us
+    try:
+        arguments = parser().parse_args(argv)
+        arguments.run(arguments)
+    except SystemExit as finished:  # argparse has said what is wrong, or printed help
+        return int(finished.code or 0)
+    except KeyboardInterrupt:
+        print("xrdkit: stopped; finished files are whole", file=sys.stderr)
+        return STOPPED
+    except (ValueError, OSError) as error:
+        print(f"xrdkit: error: {_sentence(error)}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def _sentence(error: Exception) -> str:
+    """The message on one line; of a system error, what it says and of which file."""
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"{error.filename or 'system'}: {error.strerror}; check the name and the rights"
+        )
+    return " ".join(str(error).split())
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that reports a wrong command line in one sentence too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and end with 2."""
+        self.exit(BAD_INPUT, f"xrdkit: error: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All subcommands and their options."""
+    from xrdkit import __version__
+
+    top = Parser(
+        "xrdkit", description="Powder X-ray pattern + formula -> crystal structures."
+    )
+    top.add_argument("--version", action="version", version=f"xrdkit {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_solve(commands.add_parser("solve", help="rank structures for a measured pattern"))
+    add_simulate(commands.add_parser("simulate", help="the pattern of a CIF"))
+    add_library(
+        commands.add_parser("library", help="build or describe a structure library")
+    )
+    add_benchmark(commands.add_parser("benchmark", help="the tables of BENCHMARKS.md"))
+    return top
+
+
+def add_solve(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit solve``."""
+    sub.add_argument("pattern", metavar="FILE", help="measured pattern, or example:rutile")
+    sub.add_argument("--formula", required=True, help="chemical formula, like TiO2")
+    sub.add_argument("--wavelength", help="CuKa, CuKa1, λ in Å, or Kα1,Kα2 in Å")
+    sub.add_argument("--contents", help='contents of the cell, like "Ti2 O4"')
+    sub.add_argument("--cell", type=cell, help="a,b,c,α,β,γ in Å and °, if it is known")
+    sub.add_argument("--space-group", help="number or symbol, if it is known")
+    sub.add_argument("--library", help="library file (default: the shipped prototypes)")
+    sub.add_argument("--exclude", nargs="+", default=(), help="formulas to leave out")
+    sub.add_argument("--candidates", type=positive, default=20, help="structures to keep")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--device", help="cpu, cuda … (default: the best there is)")
+    sub.add_argument("--out", help="folder of results (default: NAME_xrdkit)")
+    sub.add_argument("--overwrite", action="store_true", help="replace earlier results")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+    sub.set_defaults(run=run_solve)
+
+
+def run_solve(args: argparse.Namespace) -> None:
+    """Read, solve, print the table, write CIFs and CSV."""
+    from xrdkit.pattern import read
+    from xrdkit.report import check_output, solution_text, write_solution
+    from xrdkit.solve import solve
+
+    path = pattern_path(args.pattern)
+    folder = Path(args.out or f"{path.stem}_xrdkit")
+    check_output(folder, path.stem, args.overwrite)
+    pattern = read(path, wavelength=wavelength(args.wavelength))
+    for warning in pattern.warnings:
+        print(f"xrdkit: warning: {warning}", file=sys.stderr)
+    solution = solve(
+        pattern,
+        args.formula,
+        contents=args.contents,
+        cell=args.cell,
+        space_group=number(args.space_group),
+        library=args.library,
+        exclude=tuple(args.exclude),
+        candidates=args.candidates,
+        seed=args.seed,
+        device=args.device,
+        progress=bar(args),
+    )
+    print(solution_text(solution))
+    written = write_solution(solution, folder, path.stem)
+    print(f"{len(written)} files in {folder}")
+
+
+def bar(args: argparse.Namespace) -> bool:
+    """Whether to show a progress bar: not in a log file, not when asked to be quiet."""
+    return sys.stderr.isatty() and not args.quiet
+
+
+def add_simulate(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit simulate``."""
+    sub.add_argument("cif", metavar="CIF")
+    sub.add_argument("--wavelength", required=True, help="CuKa, CuKa1, λ or Kα1,Kα2 in Å")
+    sub.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="pattern to write"
+    )
+    sub.add_argument("--range", type=span, default=(5.0, 80.0), help="2θ in °, like 5,80")
+    sub.add_argument("--step", type=float, default=0.02, help="step of 2θ in °")
+    sub.add_argument("--fwhm", type=float, default=0.1, help="width of lines in °")
+    sub.add_argument("--overwrite", action="store_true", help="replace an earlier file")
+    sub.set_defaults(run=run_simulate)
+
+
+def run_simulate(args: argparse.Namespace) -> None:
+    """Write the pattern of a structure, its maximum at one."""
+    from xrdkit.crystal import from_structures, read_cif
+    from xrdkit.pattern import write
+    from xrdkit.report import check_file, write_whole
+    from xrdkit.simulate import pattern_of
+    from xrdkit.types import Instrument
+    from xrdkit.wavelengths import radiation
+
+    output = check_file(args.output, args.overwrite)
+    low, high = args.range
+    points = round((high - low) / args.step) + 1 if args.step > 0 else 0
+    if not 2 <= points <= 1_000_000 or not 0 < args.fwhm < 10:
+        raise ValueError(
+            f"{points} points and lines of {args.fwhm:g}° width; "
+            "give a --step for 2 to 1,000,000 points and a --fwhm of 0–10°"
+        )
+    pattern = pattern_of(
+        from_structures([read_cif(args.cif)]),
+        radiation(wavelength(args.wavelength)),
+        two_theta=(low, high, points),
+        instrument=Instrument(w=args.fwhm**2),
+    )
+    write_whole(output, lambda part: write(pattern, part))
+    print(f"{points} points in {output}")
+
+
+def add_library(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit library``."""
+    jobs = sub.add_subparsers(dest="job", required=True, metavar="build|info")
+    build = jobs.add_parser("build", help="structure types of tables")
+    build.add_argument(
+        "tables", nargs="+", metavar="TABLE", help="Parquet, CSV, CIF or folder"
+    )
+    build.add_argument("-o", "--output", required=True, metavar="FILE")
+    build.add_argument("--workers", type=positive, default=1, help="processes")
+    build.add_argument("--overwrite", action="store_true", help="replace an earlier file")
+    build.add_argument("--quiet", action="store_true", help="no progress bar")
+    build.set_defaults(run=run_library_build)
+    info = jobs.add_parser("info", help="what a library holds")
+    info.add_argument("library", metavar="FILE")
+    info.set_defaults(run=run_library_info)
+
+
+def run_library_build(args: argparse.Namespace) -> None:
+    """Build a library of structure types and write it."""
+    from xrdkit.dataset import read_tables
+    from xrdkit.library import build_steps, save
+    from xrdkit.report import check_file
+    from xrdkit.solve import run
+
+    output = check_file(args.output, args.overwrite)
+    table = read_tables(args.tables)
+    library = run(build_steps(table, workers=args.workers), bar(args))
+    save(library, output)
+    print(f"{len(library)} structures of {len(library.type_label)} types in {output}")
+
+
+def run_library_info(args: argparse.Namespace) -> None:
+    """Print size and origin of a library."""
+    from xrdkit.library import load
+
+    library = load(args.library)
+    kinds = sorted(zip(library.type_size.tolist(), library.type_label, strict=True))[::-1]
+    most = int(library.counts.max())
+    print(f"{len(library)} structures of {len(kinds)} types, up to {most} atoms")
+    for name, value in library.info.items():
+        print(f"{name}: {value}")
+    print("largest types:")
+    for size, label in kinds[:10]:
+        print(f"  {label}, {size} members")
+
+
+def add_benchmark(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit benchmark``."""
+    from xrdkit.cli.benchmarks import add_jobs
+
+    add_jobs(sub.add_subparsers(dest="job", required=True, metavar="JOB"))

@@ -1,0 +1,132 @@
+"""``xrdkit benchmark``: its jobs and their options."""
+
+import argparse
+from typing import Any
+
+from xrdkit.cli.words import positive, shard
+
+
+def add_jobs(jobs: Any) -> None:
+    """The subcommands of ``xrdkit benchmark``."""
+    add_mp20(jobs.add_parser("mp20", help="simulated patterns of table entries"))
+    add_measured(jobs.add_parser("measured", help="measured patterns with references"))
+    summary = jobs.add_parser("summary", help="count what result files hold")
+    summary.add_argument("files", nargs="+", metavar="FILE", help="all shards of one run")
+    summary.set_defaults(run=lambda args: show(args.files))
+    for name, text, n in (
+        ("speed", "simulation against pymatgen", 200),
+        ("agreement", "lines against pymatgen and GSAS-II", 50),
+    ):
+        sub = jobs.add_parser(name, help=text)
+        sub.add_argument("--structures", required=True, metavar="TABLE")
+        sub.add_argument("--n", type=positive, default=n, help="crystals drawn at random")
+        sub.add_argument("--seed", type=int, default=0)
+        sub.set_defaults(run=run_speed if name == "speed" else run_agreement)
+    sub.add_argument("--gsas2", metavar="FOLDER", help="with *_gsas2_refl.csv and CIFs")
+
+
+def add_mp20(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit benchmark mp20``."""
+    sub.add_argument("--structures", required=True, metavar="TABLE")
+    sub.add_argument("--n", type=positive, help="entries drawn at random (default: all)")
+    sub.add_argument("--cell", choices=("none", "given"), default="none")
+    sub.add_argument("--formula", choices=("contents", "reduced"), default="contents")
+    sub.add_argument("--disturbed", action="store_true", help="patterns as a lab has them")
+    controls = ("none", "shuffled", "composition")
+    sub.add_argument("--control", choices=controls, default="none")
+    sub.add_argument("--no-validity", action="store_true", help="without SMACT's filter")
+    add_shared(sub, unseen="none")
+    sub.set_defaults(run=run_mp20)
+
+
+def add_measured(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit benchmark measured``."""
+    sub.add_argument("--folder", required=True, help="with index.csv, .xy and .cif files")
+    sub.add_argument("--tiers", nargs="+", default=["A"])
+    add_shared(sub, unseen="formula")
+    sub.set_defaults(run=run_measured)
+
+
+def add_shared(sub: argparse.ArgumentParser, unseen: str) -> None:
+    """Options of both long benchmarks."""
+    sub.add_argument("--library", metavar="FILE", help="default: the shipped prototypes")
+    sub.add_argument("--unseen", choices=("none", "formula", "type"), default=unseen)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--sources", nargs="+", default=["templates"])
+    sub.add_argument("--candidates", type=positive, default=20)
+    sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
+    sub.add_argument(
+        "--json", required=True, metavar="FILE", help="results; goes on with it"
+    )
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def shared(args: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of both long benchmarks."""
+    return {
+        "unseen": args.unseen,
+        "seed": args.seed,
+        "sources": tuple(args.sources),
+        "candidates": args.candidates,
+        "shard": args.shard,
+        "progress": not args.quiet,
+    }
+
+
+def run_mp20(args: argparse.Namespace) -> None:
+    """Run or go on with the MP-20 protocol, then print the counts."""
+    from xrdkit.benchmark import mp20
+
+    mp20(
+        args.structures,
+        args.library,
+        args.json,
+        n=args.n,
+        cell=args.cell,
+        formula=args.formula,
+        disturbed=args.disturbed,
+        control=args.control,
+        validity=not args.no_validity,
+        **shared(args),
+    )
+    show([args.json])
+
+
+def run_measured(args: argparse.Namespace) -> None:
+    """Run or go on with the measured patterns, then print every outcome and the counts."""
+    from xrdkit.benchmark import measured
+
+    tiers = tuple(args.tiers)
+    measured(args.folder, args.library, args.json, tiers=tiers, **shared(args))
+    show([args.json])
+
+
+def run_speed(args: argparse.Namespace) -> None:
+    """Print milliseconds per crystal."""
+    from xrdkit.benchmark import speed
+
+    show_numbers(speed(args.structures, args.n, seed=args.seed))
+
+
+def run_agreement(args: argparse.Namespace) -> None:
+    """Print the differences from other programs."""
+    from xrdkit.benchmark import agreement
+
+    show_numbers(agreement(args.structures, args.n, seed=args.seed, gsas2=args.gsas2))
+
+
+def show(files: list[str]) -> None:
+    """Print the counts of result files; of measured patterns every outcome too."""
+    from xrdkit.benchmark import outcomes, summary, summary_text
+    from xrdkit.report import text_table
+
+    counted = summary(files)
+    if counted["settings"]["benchmark"] == "measured":
+        print(text_table(outcomes(files)), end="\n\n")
+    print(summary_text(counted))
+
+
+def show_numbers(found: dict[str, float | int]) -> None:
+    """Print named numbers, one a line."""
+    for name, value in found.items():
+        print(f"{name:28s} {value:.6g}")

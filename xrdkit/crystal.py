@@ -1,0 +1,298 @@
+"""CIF and pymatgen <-> Crystals; standard cells and symmetry, through spglib."""
+
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from xrdkit.types import Crystals, Symmetry
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+    from spglib import SpglibDataset
+
+# Rows of the primitive lattice in terms of the conventional rows, spglib's convention.
+CENTRING = {
+    "P": np.eye(3),
+    "A": np.array([[1, 0, 0], [0, 0.5, -0.5], [0, 0.5, 0.5]]),
+    "C": np.array([[0.5, 0.5, 0], [-0.5, 0.5, 0], [0, 0, 1]]),
+    "I": np.array([[-0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, -0.5]]),
+    "F": np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]),
+    "R": np.array([[2, 1, 1], [-1, 1, 1], [-1, -2, 1]]) / 3,
+}
+U_ISO = 0.006  # Å², a usual value for inorganic solids at room temperature
+
+
+@dataclass(frozen=True)
+class StandardCell:
+    """The idealised primitive cell of spglib's standard setting, atom by atom."""
+
+    space_group: int
+    lattice: Float[np.ndarray, "3 3"]
+    frac: Float[np.ndarray, "atoms 3"]
+    numbers: Int[np.ndarray, " atoms"]
+    orbit: Int[np.ndarray, " atoms"]
+    wyckoff: str  # one letter per atom
+
+
+def from_structures(structures: "list[Structure]") -> Crystals:
+    """A flat batch of pymatgen Structures, disordered sites as several rows."""
+    rows = []
+    for owner, structure in enumerate(structures):
+        for site in structure:
+            u = site.properties.get("u_iso") or U_ISO
+            for species, occupancy in site.species.items():
+                rows.append((owner, species.Z, occupancy, u, *np.mod(site.frac_coords, 1)))
+    table = np.array(rows, dtype=float).reshape(-1, 7)
+    return Crystals(
+        torch.tensor(np.array([s.lattice.matrix for s in structures])).float(),
+        torch.tensor(table[:, 4:]).float(),
+        torch.tensor(table[:, 1]).long(),
+        torch.tensor(table[:, 2]).float(),
+        torch.tensor(table[:, 3]).float(),
+        torch.tensor(table[:, 0]).long(),
+    )
+
+
+def to_structure(crystals: Crystals, index: int = 0) -> "Structure":
+    """One crystal of a batch as a pymatgen Structure; species on one place share a site."""
+    from pymatgen.core import Element, Structure
+
+    rows = torch.nonzero(crystals.owner == index).flatten()
+    sites: dict[tuple, dict] = {}
+    for row in rows.tolist():
+        place = tuple(np.round(crystals.frac[row].tolist(), 6))
+        species = sites.setdefault(place, {})
+        element = Element.from_Z(int(crystals.numbers[row]))
+        species[element] = species.get(element, 0) + float(crystals.occupancy[row])
+    return Structure(
+        crystals.lattice[index].double().numpy(), list(sites.values()), list(sites)
+    )
+
+
+def read_cif(path: str) -> "Structure":
+    """The first structure of a CIF file."""
+    from pymatgen.core import Structure
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return Structure.from_file(path)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"{path} is not a CIF with a structure ({error}); "
+                "give a file with a cell and atom sites"
+            ) from error
+
+
+def symmetry_dataset(cell: tuple, symprec: float) -> "SpglibDataset | None":
+    """spglib's symmetry of (lattice, positions, numbers), None where it finds none."""
+    import spglib
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            return spglib.get_symmetry_dataset(cell, symprec=symprec)
+        except spglib.SpglibError:
+            return None
+
+
+def standard_cell(
+    lattice: Float[np.ndarray, "3 3"],
+    frac: Float[np.ndarray, "atoms 3"],
+    numbers: Int[np.ndarray, " atoms"],
+    symprec: float = 0.1,
+) -> StandardCell | None:
+    """The idealised standard primitive cell, or None where spglib finds no symmetry.
+
+    Where the tolerance (Å) is too wide for a consistent answer, narrower ones are tried.
+    """
+    for tolerance in (symprec, symprec / 5, symprec / 100):
+        found = symmetry_dataset((lattice, frac, numbers), tolerance)
+        if found is not None:
+            break
+    else:
+        return None
+    rows = CENTRING[found.international[0]]
+    standard = np.unique(found.std_mapping_to_primitive, return_index=True)[1]
+    given = np.unique(found.mapping_to_primitive, return_index=True)[1]
+    if len(standard) != len(given):
+        return None
+    primitive = found.std_positions[standard] @ np.linalg.inv(rows)
+    orbits = np.unique(found.crystallographic_orbits[given], return_inverse=True)[1]
+    return StandardCell(
+        int(found.number),
+        rows @ found.std_lattice,
+        np.mod(np.mod(primitive, 1), 1),
+        found.std_types[standard],
+        orbits,
+        "".join(found.wyckoffs[i] for i in given),
+    )
+
+
+@cache
+def operations(space_group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations and translations of a space group in the standard primitive setting."""
+    import spglib
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        hall, symbol = _hall_number(space_group)
+        found = spglib.get_symmetry_from_database(hall)
+    rows = CENTRING[symbol[0]]
+    inverse = np.linalg.inv(rows)
+    # x_conventional = x_primitive @ rows, so W' = rows^-T W rows^T
+    rotations = np.rint(inverse.T @ found["rotations"] @ rows.T).astype(int)
+    translations = np.mod(found["translations"] @ inverse + 1e-6, 1) - 1e-6
+    table = np.column_stack([rotations.reshape(-1, 9), np.rint(translations * 24)])
+    keep = np.sort(np.unique(table.astype(int), axis=0, return_index=True)[1])
+    return rotations[keep], translations[keep]
+
+
+def space_group_number(name: int | str) -> int:
+    """A space group's number from a number or a Hermann–Mauguin symbol, spaces or not."""
+    import spglib
+
+    text = str(name).replace(" ", "").replace("_", "")
+    if text.isdigit() and 1 <= int(text) <= 230:
+        return int(text)
+    for hall in range(1, 531):
+        kind = spglib.get_spacegroup_type(hall)
+        forms = (kind.international_short, kind.international_full.replace(" ", ""))
+        if text.lower() in (f.replace("_", "").lower() for f in forms):
+            return kind.number
+    raise ValueError(
+        f"space group {name!r} is not known; give a number from 1 to 230 or a symbol such as "
+        "P4_2/mnm"
+    )
+
+
+def centring_letter(space_group: int) -> str:
+    """P, A, C, I, F or R of a space group's standard setting."""
+    return _hall_number(space_group)[1][0]
+
+
+@cache
+def _hall_number(space_group: int) -> tuple[int, str]:
+    """spglib's default Hall number of a space group, and its symbol."""
+    import spglib
+
+    for hall in range(1, 531):
+        kind = spglib.get_spacegroup_type(hall)
+        if kind.number == space_group:
+            return hall, kind.international_short
+    raise ValueError(
+        f"space group {space_group} does not exist; give a number from 1 to 230"
+    )
+
+
+def symmetry_of(
+    space_group: int,
+    lattice: Float[np.ndarray, "3 3"],
+    frac: Float[np.ndarray, "atoms 3"],
+    numbers: Int[np.ndarray, " atoms"],
+) -> Symmetry:
+    """Operations and the linear bases that keep them, for a standard primitive cell."""
+    rotations, translations = operations(space_group)
+    return Symmetry(
+        space_group,
+        torch.as_tensor(rotations),
+        torch.as_tensor(translations).float(),
+        torch.as_tensor(cell_basis(rotations, lattice)).float(),
+        torch.as_tensor(coordinate_basis(rotations, translations, frac, numbers)).float(),
+    )
+
+
+def cell_basis(
+    rotations: Int[np.ndarray, "operations 3 3"], lattice: Float[np.ndarray, "3 3"]
+) -> Float[np.ndarray, "6 strains"]:
+    """Symmetric strains (xx, yy, zz, yz, xz, xy) that every rotation leaves unchanged."""
+    cartesian = lattice.T @ rotations @ np.linalg.inv(lattice.T)
+    pairs = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
+    units = np.zeros((6, 3, 3))
+    for unit, (i, j) in zip(units, pairs, strict=True):
+        unit[i, j] = unit[j, i] = 1
+    mean = np.einsum("gij,sjk,glk->sil", cartesian, units, cartesian) / len(rotations)
+    projector = np.array([[m[i, j] for m in mean] for i, j in pairs])
+    u, s, _ = np.linalg.svd(projector)
+    return u[:, s > 0.5]
+
+
+def coordinate_basis(
+    rotations: Int[np.ndarray, "operations 3 3"],
+    translations: Float[np.ndarray, "operations 3"],
+    frac: Float[np.ndarray, "atoms 3"],
+    numbers: Int[np.ndarray, " atoms"],
+) -> Float[np.ndarray, "coordinates shifts"]:
+    """Displacements that keep the space group, without the shift of the whole crystal."""
+    n = len(frac)
+    images = np.einsum("gij,nj->gni", rotations, frac) + translations[:, None]
+    delta = images[:, :, None] - frac  # operations, atom, image
+    delta -= np.rint(delta)
+    hit = (delta**2).sum(-1) + (numbers[:, None] != numbers)
+    target = hit.argmin(-1)  # operations, atoms
+    columns, done = [], np.zeros(n, bool)
+    for atom in range(n):
+        if done[atom]:
+            continue
+        done[target[:, atom]] = True
+        stabiliser = rotations[target[:, atom] == atom].mean(0)
+        u, s, _ = np.linalg.svd(stabiliser)
+        for direction in (stabiliser @ u[:, s > 0.5]).T:
+            column = np.zeros((n, 3))
+            column[target[:, atom]] = rotations @ direction
+            columns.append(column.ravel())
+    if not columns:
+        return np.zeros((3 * n, 0))
+    return _without_translation(np.array(columns).T, rotations)
+
+
+def _without_translation(
+    basis: Float[np.ndarray, "coordinates shifts"],
+    rotations: Int[np.ndarray, "operations 3 3"],
+) -> Float[np.ndarray, "coordinates shifts"]:
+    """The basis less the directions in which a polar group lets the whole crystal slide."""
+    n = len(basis) // 3
+    u, s, _ = np.linalg.svd(rotations.mean(0))
+    slide = np.tile(u[:, s > 0.5].T, (1, n)).T if (s > 0.5).any() else np.zeros((3 * n, 0))
+    if not slide.shape[1]:
+        return basis / np.linalg.norm(basis, axis=0)
+    frame = np.linalg.qr(slide)[0]
+    rest = basis - frame @ (frame.T @ basis)
+    u, s, _ = np.linalg.svd(rest, full_matrices=False)
+    return u[:, s > 1e-6 * max(s.max(), 1)]
+
+
+def conventional(
+    structure: "Structure", symprec: float = 0.1
+) -> tuple["Structure", int, str, str]:
+    """Standard conventional cell, space group number and symbol, and Wyckoff sites.
+
+    Sites read "Ti 2a, O 4f". A structure whose symmetry is not found stays as it is, in P1.
+    """
+    from pymatgen.core import Element, Structure
+
+    cell = (structure.lattice.matrix, structure.frac_coords, list(structure.atomic_numbers))
+    found = symmetry_dataset(cell, symprec)
+    if found is None:
+        return structure, 1, "P1", ""
+    standard = Structure(
+        found.std_lattice,
+        [Element.from_Z(z) for z in found.std_types],
+        np.mod(found.std_positions, 1),
+    )
+    ratio = len(found.std_types) / len(structure)
+    sites: dict[tuple, int] = {}
+    for orbit, letter, number in zip(
+        found.crystallographic_orbits, found.wyckoffs, cell[2], strict=True
+    ):
+        key = (orbit, letter, Element.from_Z(number).symbol)
+        sites[key] = sites.get(key, 0) + 1
+    text = ", ".join(f"{e} {round(n * ratio)}{w}" for (_, w, e), n in sites.items())
+    return standard, int(found.number), found.international, text

@@ -1,0 +1,6 @@
+"""Sources of candidate structures, one a file, and the one table of their names."""
+
+from xrdkit.generators import templates
+from xrdkit.types import Source
+
+SOURCES: dict[str, Source] = {"templates": templates.propose}

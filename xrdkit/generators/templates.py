@@ -1,0 +1,303 @@
+"""Known structure types with other elements: every assignment is compared with the pattern.
+
+A substitution changes only the scattering factors: with S_k(h) the geometric sum over the
+atoms of slot k, |F|² = Σ_kl f_k f_l Re(S_k S_l*). So each member stores pair spectra
+P_kl(x) = Σ_h Re(S_k S_l*) δ(x - ln(q v^⅓)), v the volume per atom. A pattern on the same axis
+differs from its template by a shift only, as long as axial ratios are right.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from xrdkit.crystal import U_ISO, symmetry_of
+from xrdkit.library import Library
+from xrdkit.scattering import dispersion, form_factors, half_spheres, lorentz_polarisation
+from xrdkit.types import Candidate, Crystals, Pattern, Problem, Progress, Radiation
+
+X_MIN, X_STEP, BINS = (
+    -0.3,
+    0.007,
+    448,
+)  # ln(q v^⅓): q about 0.28 to 6.5 /Å for 18 Å³ an atom
+SHIFTS = 8  # ± bins: ± 17 % in volume
+BLUR = 1.5  # bins (standard deviation): axial ratios may be wrong by a per cent or two
+CHUNK = 4_000_000  # phases at once
+MERGED = 24  # ways of merging species of a type, beyond which it is left out
+ALIKE = 3  # hits kept of one type and one assignment
+
+
+@dataclass(frozen=True)
+class Group:
+    """All members of a library with the same slot counts, geometry scaled to one Å³ an atom.
+
+    Atoms are sorted by slot. ``spectra`` are pair spectra, k <= l row-major, float16.
+    """
+
+    counts: tuple[int, ...]
+    rows: Int[np.ndarray, " members"]
+    spectra: Float[Tensor, "members pairs bins"]
+
+
+def slot_counts(library: Library) -> list[tuple[tuple[int, ...], Int[np.ndarray, " rows"]]]:
+    """The distinct slot counts of all members (ascending), each with its members."""
+    if "slot_counts" not in library.cache:
+        owner = np.repeat(np.arange(len(library.kind)), library.counts)
+        table = np.zeros(library.elements.shape, np.int64)
+        np.add.at(table, (owner, library.slot), 1)
+        kinds, inverse = np.unique(table, axis=0, return_inverse=True)
+        order = np.argsort(inverse, kind="stable")
+        parts = np.split(order, np.cumsum(np.bincount(inverse))[:-1])
+        library.cache["slot_counts"] = [
+            (tuple(int(n) for n in kind if n), part)
+            for kind, part in zip(kinds, parts, strict=True)
+        ]
+    return library.cache["slot_counts"]
+
+
+def group_of(
+    library: Library, counts: tuple[int, ...], rows: Int[np.ndarray, " rows"]
+) -> Group:
+    """Pair spectra of the members with these slot counts, computed once per library."""
+    if counts not in library.cache:
+        library.cache[counts] = Group(counts, rows, pair_spectra(library, counts, rows))
+    return library.cache[counts]
+
+
+def pair_spectra(
+    library: Library, counts: tuple[int, ...], rows: Int[np.ndarray, " rows"]
+) -> Float[Tensor, "members pairs bins"]:
+    """P_kl on the ln(q v^⅓) axis, blurred, for members of equal slot counts."""
+    n, slots = sum(counts), len(counts)
+    atoms = library.start[rows][:, None] + np.arange(n)
+    atoms = np.take_along_axis(
+        atoms, np.argsort(library.slot[atoms], axis=1, kind="stable"), 1
+    )
+    frac = torch.from_numpy(library.frac[atoms])
+    lattice = torch.from_numpy(library.lattice[rows])
+    lattice = lattice * (n / torch.linalg.det(lattice).abs())[:, None, None] ** (1 / 3)
+    out = torch.empty(len(rows), slots * (slots + 1) // 2, BINS, dtype=torch.float16)
+    size = max(1, CHUNK // (45 * n * n))
+    for first in range(0, len(rows), size):
+        part = slice(first, first + size)
+        out[part] = _spectra(lattice[part], frac[part], counts)
+    return out
+
+
+def _spectra(
+    lattice: Float[Tensor, "members 3 3"],
+    frac: Float[Tensor, "members atoms 3"],
+    counts: tuple[int, ...],
+) -> Float[Tensor, "members pairs bins"]:
+    hkl, owner = half_spheres(lattice, float(np.exp(X_MIN + X_STEP * BINS)))
+    reciprocal = torch.linalg.inv(lattice).mT
+    hkl = hkl.float()
+    g = torch.einsum("ri,rij->rj", hkl, reciprocal[owner]).norm(dim=-1)
+    place = (torch.log(2 * torch.pi * g) - X_MIN) / X_STEP
+    phase = 2 * torch.pi * torch.einsum("ri,rai->ra", hkl, frac[owner])
+    ends = np.cumsum(counts)
+    cos = [t.sum(-1) for t in torch.split(torch.cos(phase), list(counts), dim=-1)]
+    sin = [t.sum(-1) for t in torch.split(torch.sin(phase), list(counts), dim=-1)]
+    pairs = [
+        (cos[k] * cos[m] + sin[k] * sin[m]) * (1 if k == m else 2)
+        for k in range(len(counts))
+        for m in range(k, len(counts))
+    ]
+    values = torch.stack(pairs, -1) / float(ends[-1]) ** 2
+    base = torch.floor(place)
+    part = (place - base)[:, None]
+    out = torch.zeros(len(lattice) * (BINS + 2), len(pairs))
+    index = owner * (BINS + 2) + (base.long() + 1).clamp(0, BINS)
+    out.index_add_(0, index, values * (1 - part))
+    out.index_add_(0, index + 1, values * part)
+    out = out.reshape(len(lattice), BINS + 2, -1)[:, 1:-1].mT
+    return _blur(out)
+
+
+def _blur(values: Float[Tensor, "*rows bins"]) -> Float[Tensor, "*rows bins"]:
+    """Gaussian of BLUR bins along the last axis."""
+    reach = int(4 * BLUR)
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / BLUR) ** 2)
+    flat = values.reshape(-1, 1, values.shape[-1])
+    out = torch.nn.functional.conv1d(
+        flat, (kernel / kernel.sum())[None, None], padding=reach
+    )
+    return out.reshape(values.shape)
+
+
+def observed_spectrum(
+    pattern: Pattern, volume: float
+) -> tuple[Float[Tensor, "shifts bins"], Float[Tensor, "shifts bins"]]:
+    """√area of a prepared pattern per bin for every shift, and where it was observed.
+
+    ``volume`` is the expected volume per atom in Å³.
+    """
+    edges = X_MIN + X_STEP * (np.arange(-SHIFTS, BINS + SHIFTS + 1) - 0.5)
+    x = np.log(pattern.q) + np.log(volume) / 3
+    trapezia = (
+        np.diff(pattern.two_theta) * (pattern.intensity[1:] + pattern.intensity[:-1]) / 2
+    )
+    area = np.diff(np.interp(edges, x, np.concatenate([[0], np.cumsum(trapezia)])))
+    seen = (edges[1:] > x[0]) & (edges[:-1] < x[-1])
+    root = _blur(torch.tensor(area, dtype=torch.float32).clamp_min(0)).sqrt()
+    mask = torch.tensor(seen, dtype=torch.float32)
+    return (root * mask).unfold(0, BINS, 1), mask.unfold(0, BINS, 1)
+
+
+def assignments(counts: tuple[int, ...], contents: dict[int, int]) -> list[tuple[int, ...]]:
+    """Every way to put elements (atomic number: count) into slots of these counts.
+
+    Several slots may take the same element: a type of more species serves as well.
+    """
+    if len(counts) < len(contents) or sum(counts) != sum(contents.values()):
+        return []
+    partial: list[tuple[tuple[int, ...], dict[int, int]]] = [((), contents)]
+    for n in reversed(counts):
+        partial = [
+            ((z, *chosen), {**left, z: left[z] - n})
+            for chosen, left in partial
+            for z in left
+            if left[z] >= n
+        ]
+    return sorted(chosen for chosen, _ in partial)
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Substitutions and how well they fit: library rows, elements by slot, Å³ an atom."""
+
+    row: Int[np.ndarray, " hits"]
+    elements: list[tuple[int, ...]]
+    volume: Float[np.ndarray, " hits"]
+    similarity: Float[np.ndarray, " hits"]
+
+
+def screen(
+    group: Group,
+    used: Int[np.ndarray, " chosen"],
+    elements: tuple[int, ...],
+    observed: tuple[Float[Tensor, "shifts bins"], Float[Tensor, "shifts bins"]],
+    volume: float,
+    radiation: Radiation,
+) -> tuple[Float[Tensor, " chosen"], Float[Tensor, " chosen"]]:
+    """Best similarity over all scales, and ln of its factor on q, for chosen members."""
+    q = torch.exp(X_MIN + X_STEP * torch.arange(BINS)) / volume ** (1 / 3)
+    s2 = (q / (4 * torch.pi)) ** 2
+    numbers = torch.tensor(elements)
+    f = (
+        form_factors(numbers, s2)
+        + dispersion(numbers, radiation.main).real.float()[:, None]
+    )
+    f = f * torch.exp(-8 * torch.pi**2 * U_ISO * s2)
+    sine = (q * radiation.main / (4 * torch.pi)).clamp(max=0.999)
+    lp = lorentz_polarisation(torch.rad2deg(2 * torch.asin(sine)), radiation.polarisation)
+    k, m = torch.triu_indices(len(elements), len(elements))
+    factors = f[k] * f[m] * lp
+    model = (
+        torch.einsum("mpx,px->mx", group.spectra[used].float(), factors).clamp_min(0).sqrt()
+    )
+    root, mask = observed
+    dot = model @ root.T
+    norm = (model**2 @ mask.T).clamp_min(1e-20).sqrt() * root.norm(dim=1).clamp_min(1e-20)
+    best, shift = (dot / norm).max(-1)
+    return best, (shift - SHIFTS) * X_STEP
+
+
+def hits_of(problem: Problem, radiation: Radiation) -> Iterator[Hits]:
+    """For every slot count of the library that fits the formula: all its substitutions."""
+    from pymatgen.core import Element
+
+    library: Library = problem.library
+    formula = {Element(e).Z: round(n) for e, n in problem.formula.items()}
+    atoms = sum(formula.values())
+    volume = sum(library.volumes[z] * n for z, n in formula.items()) / atoms
+    observed = observed_spectrum(problem.pattern, volume)
+    allowed = np.zeros(len(library.kind), bool)
+    allowed[library.rows] = True
+    if problem.space_group:
+        allowed &= library.space_group == problem.space_group
+    fixed = sum(problem.contents.values()) if problem.contents else None
+    for counts, rows in slot_counts(library):
+        z, rest = divmod(sum(counts), atoms)
+        if rest or (fixed and sum(counts) != fixed) or not allowed[rows].any():
+            continue
+        choices = assignments(counts, {e: n * z for e, n in formula.items()})
+        if not choices or (len(choices) > MERGED and len(counts) > len(formula)):
+            continue
+        group = group_of(library, counts, rows)
+        used = np.nonzero(allowed[rows])[0]
+        for elements in choices:
+            best, shift = screen(group, used, elements, observed, volume, radiation)
+            yield Hits(
+                rows[used],
+                [elements] * len(used),
+                volume * np.exp(-3 * shift.numpy()),
+                best.numpy(),
+            )
+
+
+def propose(
+    problem: Problem, *, count: int, generator: torch.Generator, device: torch.device
+) -> Iterator[Progress]:
+    """The ``count`` substitutions that look most like the pattern; returns candidates."""
+    started = time.monotonic()
+    parts = list(hits_of(problem, problem.pattern.radiation))
+    if not parts:
+        return []
+    hits = Hits(
+        np.concatenate([p.row for p in parts]),
+        [e for p in parts for e in p.elements],
+        np.concatenate([p.volume for p in parts]),
+        np.concatenate([p.similarity for p in parts]),
+    )
+    found: list[Candidate] = []
+    for i in varied(problem.library, hits, count):
+        found.append(candidate(problem.library, hits, i))
+        if len(found) % 20 == 0:
+            spent = time.monotonic() - started
+            yield Progress("templates", len(found), count, found[-1], seconds=spent)
+    return found
+
+
+def varied(library: Library, hits: Hits, count: int) -> list[int]:
+    """The most similar hits, at most ALIKE of one type and one assignment."""
+    order = np.argsort(-hits.similarity, kind="stable")
+    seen: dict[tuple, int] = {}
+    chosen = []
+    for i in order.tolist():
+        key = (int(library.kind[hits.row[i]]), hits.elements[i])
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] <= ALIKE:
+            chosen.append(i)
+            if len(chosen) == count:
+                break
+    return chosen
+
+
+def candidate(library: Library, hits: Hits, i: int) -> Candidate:
+    """One hit as a crystal with its symmetry."""
+    row = int(hits.row[i])
+    atoms = library.atoms(row)
+    numbers = np.array(hits.elements[i])[library.slot[atoms]]
+    lattice, frac = library.lattice[row].astype(float), library.frac[atoms].astype(float)
+    scale = (hits.volume[i] * len(frac) / abs(np.linalg.det(lattice))) ** (1 / 3)
+    symmetry = symmetry_of(int(library.space_group[row]), lattice, frac, numbers)
+    n = len(frac)
+    crystal = Crystals(
+        torch.tensor(lattice * scale, dtype=torch.float32)[None],
+        torch.tensor(frac, dtype=torch.float32),
+        torch.tensor(numbers, dtype=torch.long),
+        torch.ones(n),
+        torch.full((n,), U_ISO),
+        torch.zeros(n, dtype=torch.long),
+    )
+    kind = int(library.kind[row])
+    members = int(library.type_size[kind])
+    origin = f"{library.type_label[kind]}, {members} member{'s' if members > 1 else ''}"
+    group = f"{kind} {hits.elements[i]}"
+    return Candidate(crystal, symmetry, origin, float(np.log(members)), group)

@@ -1,0 +1,341 @@
+"""Structure types: build from tables, save, load, select.
+
+A member is one known structure in its standard primitive cell, its species reduced to slots
+0, 1, 2 … (most numerous last). A type collects members of the same anonymous formula, space
+group, orbits and geometry; a template is a member's geometry with other elements in its slots.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from math import gcd
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from xrdkit.crystal import CENTRING, StandardCell, centring_letter, standard_cell
+from xrdkit.dataset import Table
+from xrdkit.types import Progress
+
+FORMAT = 1
+SAME_TYPE = 0.15  # largest difference of normalised distances within one type
+NEIGHBOURS = 12
+
+
+@dataclass(frozen=True)
+class Library:
+    """Known structures as templates; flat arrays, one row per member or per atom.
+
+    ``lattice`` (Å, float32) and ``frac`` are standard primitive cells; ``slot`` numbers the
+    species of each atom, ``elements`` gives the atomic number in each slot (0: removed).
+    ``rows`` are the members in use; ``without`` returns a library that uses fewer.
+    ``volumes`` are atomic volumes in Å³ by atomic number; ``cache`` holds what sources derive
+    from all members, whichever are in use.
+    """
+
+    lattice: Float[np.ndarray, "members 3 3"]
+    space_group: Int[np.ndarray, " members"]
+    kind: Int[np.ndarray, " members"]
+    start: Int[np.ndarray, " members_and_one"]
+    elements: Int[np.ndarray, "members slots"]
+    formula: Int[np.ndarray, " members"]
+    frac: Float[np.ndarray, "atoms 3"]
+    slot: Int[np.ndarray, " atoms"]
+    orbit: Int[np.ndarray, " atoms"]
+    type_size: Int[np.ndarray, " types"]
+    volumes: Float[np.ndarray, " elements"]
+    type_label: tuple[str, ...]
+    rows: Int[np.ndarray, " used"]
+    info: dict
+    cache: dict = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def counts(self) -> Int[np.ndarray, " members"]:
+        """Atoms in the primitive cell of every member."""
+        return np.diff(self.start)
+
+    def atoms(self, member: int) -> slice:
+        """The atom rows of a member."""
+        return slice(int(self.start[member]), int(self.start[member + 1]))
+
+    def without(self, formulas: tuple[str, ...] | frozenset[str]) -> "Library":
+        """This library less every member of these reduced formulas.
+
+        A library of averaged prototypes holds no members: there only types whose members all
+        had these formulas can be left out (``info["averaged"]`` says so).
+        """
+        hashes = np.array([formula_hash(f) for f in formulas], dtype=np.int64)
+        return replace(self, rows=self.rows[~np.isin(self.formula[self.rows], hashes)])
+
+    def without_types(self, kinds: Int[np.ndarray, " kinds"]) -> "Library":
+        """This library less every member of these types."""
+        return replace(self, rows=self.rows[~np.isin(self.kind[self.rows], kinds)])
+
+    def holds(self, formula: str) -> bool:
+        """Whether a member in use has this reduced formula."""
+        return bool((self.formula[self.rows] == formula_hash(formula)).any())
+
+
+def formula_hash(formula: str | dict[int, float]) -> int:
+    """A 63-bit number that stands for a reduced formula (or counts by atomic number)."""
+    if isinstance(formula, str):
+        from pymatgen.core import Composition
+
+        formula = {e.Z: n for e, n in Composition(formula).items()}
+    divisor = gcd(*(round(n) for n in formula.values())) or 1
+    text = " ".join(f"{z}:{n / divisor:g}" for z, n in sorted(formula.items()))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+@dataclass(frozen=True)
+class Member:
+    """One structure on its way into a library; ``key`` and ``features`` decide its type."""
+
+    cell: StandardCell
+    slot: Int[np.ndarray, " atoms"]
+    elements: tuple[int, ...]
+    key: tuple
+    features: Float[np.ndarray, " features"]
+
+
+def member_of(
+    lattice: Float[np.ndarray, "3 3"],
+    frac: Float[np.ndarray, "atoms 3"],
+    numbers: Int[np.ndarray, " atoms"],
+) -> Member | None:
+    """A structure in its standard cell, its species as slots, rarest first.
+
+    None where spglib finds no symmetry.
+    """
+    cell = standard_cell(lattice, frac, numbers)
+    if cell is None:
+        return None
+    described = []
+    for z in np.unique(cell.numbers):
+        atoms = np.nonzero(cell.numbers == z)[0]
+        sizes = tuple(np.sort(np.unique(cell.orbit[atoms], return_counts=True)[1]).tolist())
+        features = distance_features(cell.lattice, cell.frac, atoms)
+        described.append((len(atoms), sizes, features.tolist(), int(z)))
+    described.sort()
+    elements = tuple(z for *_, z in described)
+    slot = np.array([elements.index(z) for z in cell.numbers])
+    key = (cell.space_group, *((count, sizes) for count, sizes, *_ in described))
+    features = np.concatenate([np.array(features) for _, _, features, _ in described])
+    return Member(cell, slot, elements, key, features)
+
+
+def distance_features(
+    lattice: Float[np.ndarray, "3 3"],
+    frac: Float[np.ndarray, "atoms 3"],
+    atoms: Int[np.ndarray, " chosen"],
+) -> Float[np.ndarray, " features"]:
+    """Sorted neighbour distances, averaged over some atoms, with the volume per atom as one.
+
+    First to any atom, then to the chosen ones: a coarse form of the pointwise distance
+    distribution (Widdowson & Kurlin, NeurIPS 2022), the same in every cell and pose.
+    """
+    scale = (abs(np.linalg.det(lattice)) / len(frac)) ** (-1 / 3)
+    reach = np.ceil(3.0 / scale * np.linalg.norm(np.linalg.inv(lattice), axis=0)).astype(
+        int
+    )
+    grids = [np.arange(-r, r + 1) for r in reach]
+    shifts = np.stack(np.meshgrid(*grids, indexing="ij"), -1).reshape(-1, 3)
+    delta = frac[None, :] - frac[atoms][:, None]
+    delta -= np.rint(delta)
+    metric = lattice @ lattice.T * scale**2
+    images = delta[:, :, None] + shifts  # chosen, atoms, images
+    distance = np.sqrt(np.einsum("abij,jk,abik->abi", images, metric, images).clip(0))
+    every = np.sort(distance.reshape(len(atoms), -1), -1)[:, 1 : NEIGHBOURS + 1]
+    same = np.sort(distance[:, atoms].reshape(len(atoms), -1), -1)[:, 1:]
+    same = np.pad(same, ((0, 0), (0, NEIGHBOURS)), constant_values=3.0)[
+        :, : NEIGHBOURS // 2
+    ]
+    return np.concatenate([every.mean(0), same.clip(max=3.0).mean(0)])
+
+
+def type_label(member: Member) -> str:
+    """A readable name: anonymous formula, space group, Wyckoff sites ("AB2 136 2a4f")."""
+    counts = np.bincount(member.slot)
+    counts = counts // gcd(*counts.tolist())
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    formula = "".join(
+        letters[i % 26] + (str(n) if n > 1 else "") for i, n in enumerate(counts.tolist())
+    )
+    centring = round(1 / np.linalg.det(CENTRING[centring_letter(member.cell.space_group)]))
+    sites: dict[tuple, int] = {}
+    for slot, letter, orbit in zip(
+        member.slot.tolist(), member.cell.wyckoff, member.cell.orbit.tolist(), strict=True
+    ):
+        site = (slot, letter, orbit)
+        sites[site] = sites.get(site, 0) + centring
+    text = "".join(f"{n}{letter}" for (_, letter, _), n in sorted(sites.items()))
+    return f"{formula} {member.cell.space_group} {text}"
+
+
+def build_steps(table: Table, *, workers: int = 1) -> Iterator[Progress]:
+    """Yield progress while structure types are found; return the Library.
+
+    Two structures are of one type when anonymous formula, space group and orbit sizes agree
+    and no averaged neighbour distance differs by more than 0.15 (V/N)^(1/3).
+    """
+    members, started = [], time.monotonic()
+    entries = [table.arrays(i) for i in range(len(table))]
+    with _pool(workers) as run:
+        for done, member in enumerate(run(_member, entries), 1):
+            if member is not None:
+                members.append(member)
+            if done % 200 == 0 or done == len(entries):
+                spent = time.monotonic() - started
+                yield Progress("library", done, len(entries), seconds=spent)
+    if not members:
+        raise ValueError(
+            f"none of the {len(entries)} structures has a cell whose symmetry can be found; "
+            "give tables of ordered crystal structures"
+        )
+    return assemble(members, info={"entries": len(entries)})
+
+
+def build(table: Table, *, workers: int = 1) -> Library:
+    """The library of a structure table; see ``build_steps``."""
+    steps = build_steps(table, workers=workers)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            return finished.value
+
+
+def _member(entry: tuple) -> Member | None:
+    return member_of(*entry)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator:
+    """A map function, over processes when there are several workers."""
+    if workers <= 1:
+        yield map
+        return
+    with get_context("spawn").Pool(workers) as pool:
+        yield lambda function, items: pool.imap(function, items, chunksize=100)
+
+
+def assemble(members: list[Member], info: dict) -> Library:
+    """A library of these members, sorted into types."""
+    kind = find_types(members)
+    slots = max(len(m.elements) for m in members)
+    labels: dict[int, str] = {}
+    for member, k in zip(members, kind.tolist(), strict=True):
+        labels.setdefault(k, type_label(member))
+    counts = np.array([len(m.slot) for m in members])
+    formulas = [
+        formula_hash(dict(zip(m.elements, np.bincount(m.slot).tolist(), strict=True)))
+        for m in members
+    ]
+    library = Library(
+        lattice=np.array([m.cell.lattice for m in members], np.float32),
+        space_group=np.array([m.cell.space_group for m in members], np.int16),
+        kind=kind,
+        start=np.concatenate([[0], counts.cumsum()]),
+        elements=np.array(
+            [m.elements + (0,) * (slots - len(m.elements)) for m in members], np.int16
+        ),
+        formula=np.array(formulas),
+        frac=np.concatenate([m.cell.frac for m in members]).astype(np.float32),
+        slot=np.concatenate([m.slot for m in members]).astype(np.int16),
+        orbit=np.concatenate([m.cell.orbit for m in members]).astype(np.int16),
+        type_size=np.bincount(kind),
+        type_label=tuple(labels[k] for k in range(len(labels))),
+        volumes=np.zeros(0),
+        rows=np.arange(len(members)),
+        info={"format": FORMAT, "averaged": False, **info},
+    )
+    return replace(library, volumes=fit_volumes(library))
+
+
+def find_types(members: list[Member]) -> Int[np.ndarray, " members"]:
+    """The type of each member: the nearest leader with its key, or a new one."""
+    leaders: dict[tuple, tuple[list[int], list[np.ndarray]]] = {}
+    kind, count = np.zeros(len(members), np.int32), 0
+    for row, member in enumerate(members):
+        names, prints = leaders.setdefault(member.key, ([], []))
+        if prints:
+            apart = np.abs(np.array(prints) - member.features).max(-1)
+            if apart.min() < SAME_TYPE:
+                kind[row] = names[int(apart.argmin())]
+                continue
+        names.append(count)
+        prints.append(member.features)
+        kind[row], count = count, count + 1
+    return kind
+
+
+def fit_volumes(library: Library) -> Float[np.ndarray, " elements"]:
+    """Atomic volumes in Å³ whose sums give the cell volumes with the least relative error."""
+    elements = library.elements[
+        np.repeat(np.arange(len(library)), library.counts), library.slot
+    ]
+    owner = np.repeat(np.arange(len(library)), library.counts)
+    table = np.zeros((len(library), 104))
+    np.add.at(table, (owner, elements), 1)
+    volume = np.abs(np.linalg.det(library.lattice.astype(float)))
+    usual = np.median(volume / library.counts)
+    table = table / volume[:, None]
+    # a weak pull towards the usual atom settles elements that are rarely seen
+    normal = table.T @ table + 1e-4 * np.eye(104)
+    return np.linalg.solve(normal, table.sum(0) + 1e-4 * usual).clip(3, 120)
+
+
+ARRAYS = (
+    "lattice", "space_group", "kind", "start", "elements", "formula", "frac", "slot", "orbit",
+    "type_size", "volumes",
+)  # fmt: skip
+
+
+def save(library: Library, path: str | Path) -> None:
+    """Write a library as safetensors; a file that exists is replaced only when all is written."""
+    from safetensors.numpy import save_file
+
+    arrays = {name: np.ascontiguousarray(getattr(library, name)) for name in ARRAYS}
+    arrays["type_label"] = np.frombuffer("\n".join(library.type_label).encode(), np.uint8)
+    temporary = Path(f"{path}.{os.getpid()}.part")
+    try:
+        save_file(arrays, temporary, metadata={"xrdkit.library": json.dumps(library.info)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> Library:
+    """Read a library that ``save`` wrote."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"there is no library file {path}; make one with: xrdkit library build TABLE -o FILE"
+        )
+    foreign = f"{path} is not an xrdkit library; make one with: xrdkit library build TABLE -o FILE"
+    try:
+        with safe_open(str(path), "numpy") as file:
+            info = json.loads((file.metadata() or {}).get("xrdkit.library", "null"))
+            if info is None:
+                raise ValueError(foreign)
+            if info["format"] != FORMAT:
+                raise ValueError(
+                    f"{path} has library format {info['format']}, this version reads {FORMAT}; "
+                    "build it again"
+                )
+            arrays = {name: file.get_tensor(name) for name in ARRAYS}
+            labels = file.get_tensor("type_label").tobytes().decode()
+    except SafetensorError as error:
+        raise ValueError(foreign) from error
+    rows = np.arange(len(arrays["kind"]))
+    return Library(**arrays, type_label=tuple(labels.split("\n")), rows=rows, info=info)

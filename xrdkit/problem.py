@@ -1,0 +1,157 @@
+"""From what a user types to a Problem: formula, contents, cell, space group, checked."""
+
+import re
+from math import gcd, isclose
+from pathlib import Path
+
+import numpy as np
+
+from xrdkit import library as libraries
+from xrdkit.crystal import space_group_number
+from xrdkit.library import Library
+from xrdkit.pattern import prepare
+from xrdkit.types import Pattern, Problem
+
+MAX_ATOMS = 200
+TERM = re.compile(r"([A-Z][a-z]?)(\d+(?:\.\d+)?)?")
+
+
+def parse_formula(text: str) -> dict[str, float]:
+    """Counts by element symbol of a formula such as "TiO2", "Ca(OH)2" or "Ti2 O4"."""
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"formula {text!r} is empty; give one such as TiO2")
+    compact = re.sub(r"[\s_·*]+", "", text)
+    if re.search(r"[+-]\d*$|\^", compact):
+        raise ValueError(f"formula {text!r} carries a charge; give the neutral formula")
+    if re.search(r"[A-Za-z]0\d", compact):
+        raise ValueError(
+            f"formula {text!r} has a zero where the letter O may be meant; write {_o(compact)}?"
+        )
+    counts, rest = _terms(compact, text)
+    if rest:
+        raise ValueError(
+            f"formula {text!r} cannot be read at {rest!r}; "
+            "write element symbols and numbers, such as Ca(OH)2"
+        )
+    _check_elements(counts, text)
+    return counts
+
+
+def _o(compact: str) -> str:
+    return re.sub(r"(?<=[A-Za-z])0(?=\d)", "O", compact)
+
+
+def _terms(text: str, whole: str) -> tuple[dict[str, float], str]:
+    """Counts of the terms up to a closing bracket, and what is left."""
+    counts: dict[str, float] = {}
+    while text and text[0] not in ")]":
+        if text[0] in "([":
+            inner, text = _terms(text[1:], whole)
+            if not text:
+                raise ValueError(
+                    f"formula {whole!r} has a bracket that is not closed; close it"
+                )
+            number = re.match(r"\d+(?:\.\d+)?", text[1:])
+            times = float(number[0]) if number else 1.0
+            text = text[1 + (number.end() if number else 0) :]
+        else:
+            found = TERM.match(text)
+            if not found:
+                return counts, text
+            inner, times = {found[1]: float(found[2] or 1)}, 1.0
+            text = text[found.end() :]
+        for element, n in inner.items():
+            counts[element] = counts.get(element, 0) + n * times
+    return counts, text
+
+
+def _check_elements(counts: dict[str, float], text: str) -> None:
+    from pymatgen.core import Element
+
+    for element, n in counts.items():
+        if not Element.is_valid_symbol(element) or element in ("D", "T"):
+            hint = (
+                "write H for deuterium and tritium"
+                if element in ("D", "T")
+                else ("mind upper and lower case")
+            )
+            raise ValueError(f"{element!r} in formula {text!r} is not an element; {hint}")
+        if Element(element).Z > 98:
+            raise ValueError(
+                f"{element} in formula {text!r} has no scattering factor here; Z = 1–98 have"
+            )
+        if n <= 0:
+            raise ValueError(f"{element} in formula {text!r} has count {n:g}; leave it out")
+
+
+def reduced(counts: dict[str, float], text: str) -> dict[str, float]:
+    """The same counts without their common divisor; they must be whole numbers."""
+    if any(not isclose(n, round(n), abs_tol=1e-6) for n in counts.values()):
+        raise ValueError(
+            f"formula {text!r} has fractional counts; "
+            "give whole numbers (templates are ordered structures)"
+        )
+    divisor = gcd(*(round(n) for n in counts.values()))
+    return {e: round(n) / divisor for e, n in counts.items()}
+
+
+def pose(
+    pattern: Pattern,
+    formula: str,
+    *,
+    contents: str | None = None,
+    cell: tuple[float, ...] | None = None,
+    space_group: int | str | None = None,
+    library: Library | str | Path | None = None,
+    exclude: tuple[str, ...] = (),
+) -> Problem:
+    """A checked Problem with its pattern prepared and its library loaded and thinned."""
+    counts = reduced(parse_formula(formula), formula)
+    inside = _contents(contents, counts, formula) if contents else None
+    cells = (_cell(cell),) if cell is not None else ()
+    group = space_group_number(space_group) if space_group is not None else None
+    for left_out in exclude:
+        parse_formula(left_out)
+    known = library if isinstance(library, Library) else load_library(library)
+    return Problem(
+        pattern if pattern.prepared else prepare(pattern),
+        counts,
+        inside,
+        cells,
+        group,
+        library=known.without(frozenset(exclude)) if exclude else known,
+        exclude=frozenset(exclude),
+    )
+
+
+def load_library(path: str | Path | None) -> Library:
+    """A library file, or the prototypes that come with the package."""
+    return libraries.load(path or Path(__file__).parent / "weights" / "prototypes.lib")
+
+
+def _contents(text: str, formula: dict[str, float], name: str) -> dict[str, float]:
+    counts = parse_formula(text)
+    if reduced(counts, text) != formula:
+        raise ValueError(
+            f"contents {text!r} are not a multiple of the formula {name!r}; make them agree"
+        )
+    if sum(counts.values()) > MAX_ATOMS:
+        raise ValueError(
+            f"contents {text!r} hold {sum(counts.values()):g} atoms; at most {MAX_ATOMS}"
+        )
+    return counts
+
+
+def _cell(cell: tuple[float, ...]) -> tuple[tuple[float, ...], float]:
+    """A cell (a, b, c, α, β, γ) that encloses a volume, with weight one."""
+    values = tuple(float(v) for v in cell)
+    if len(values) != 6:
+        raise ValueError(f"cell {values} has {len(values)} numbers; give a, b, c, α, β, γ")
+    lengths, angles = values[:3], values[3:]
+    if not all(1 <= v <= 100 for v in lengths):
+        raise ValueError(f"cell edges {lengths} are not all within 1–100 Å; give them in Å")
+    cosines = np.cos(np.radians(angles))
+    square = 1 - (cosines**2).sum() + 2 * cosines.prod()
+    if not all(20 < v < 160 for v in angles) or square <= 1e-3:
+        raise ValueError(f"cell angles {angles} enclose no volume; give degrees")
+    return values, 1.0

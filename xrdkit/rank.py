@@ -1,0 +1,127 @@
+"""Merge duplicates, refuse impossible structures, order by fit, group near-ties, confidence.
+
+One score for every source: the log posterior of a fit up to a constant,
+-n/2 ln(R² + R0²) - k/2 ln n + prior, with R the profile residual, k the number of parameters,
+n the number of independent observations and R0 a share of the best residual: what systematic
+errors leave in every model, so that a slightly lower residual does not decide alone.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+
+from xrdkit.library import distance_features
+from xrdkit.types import Fit, Problem, Solution, Verdict
+
+SHORTEST = 0.55  # of the sum of covalent radii
+SYSTEMATIC, FLOOR = 0.3, 0.001  # R0 = SYSTEMATIC · best residual + FLOOR
+OBSERVATIONS = 100  # more points than this are not independent where models are wrong
+PARAMETER = 0.5  # weight of k ln n
+SAME = 0.06  # largest difference of normalised distances between duplicates
+NEAR_TIE = 3.0  # difference in score
+
+
+def possible(fit: Fit) -> bool:
+    """Whether no two atoms are closer than 0.55 of the sum of their covalent radii."""
+    from pymatgen.analysis.local_env import CovalentRadius
+
+    structure = fit.structure
+    radii = np.array([CovalentRadius.radius.get(s.specie.symbol, 1.5) for s in structure])
+    if len(structure) > 1:
+        distance = structure.distance_matrix
+        np.fill_diagonal(distance, np.inf)
+        if (distance < SHORTEST * (radii[:, None] + radii)).any():
+            return False
+    return min(structure.lattice.abc) > 2 * SHORTEST * radii.max()
+
+
+def scored(fits: list[Fit]) -> list[Fit]:
+    """Fits with their scores, best first."""
+    if not fits:
+        return []
+    r0 = SYSTEMATIC * min(f.residual for f in fits) + FLOOR
+    n = min(OBSERVATIONS, len(fits[0].two_theta) / 6)
+    done = [
+        replace(
+            f,
+            score=f.score
+            - n / 2 * float(np.log(f.residual**2 + r0**2))
+            - PARAMETER * f.parameters / 2 * float(np.log(n)),
+        )
+        for f in fits
+    ]
+    return sorted(done, key=lambda f: -f.score)
+
+
+def merged(fits: list[Fit]) -> list[Fit]:
+    """Fits of distinct structures; of duplicates the first stays."""
+    kept: list[Fit] = []
+    seen: list[np.ndarray] = []
+    for fit in fits:
+        mine = fingerprint(fit)
+        if not any(np.abs(other - mine).max() < SAME for other in seen):
+            seen.append(mine)
+            kept.append(fit)
+    return kept
+
+
+def fingerprint(fit: Fit) -> Float[np.ndarray, " features"]:
+    """Volume per atom (log) and averaged neighbour distances of every element."""
+    crystal = fit.phases[0].crystal
+    lattice, frac = crystal.lattice[0].double().numpy(), crystal.frac.double().numpy()
+    numbers = crystal.numbers.numpy()
+    parts = [
+        distance_features(lattice, frac, np.nonzero(numbers == z)[0])
+        for z in np.unique(numbers)
+    ]
+    volume = np.log(abs(np.linalg.det(lattice)) / len(frac))
+    return np.concatenate([[volume], *parts])
+
+
+def near_ties(fits: list[Fit]) -> tuple[tuple[int, ...], ...]:
+    """Indices of fits whose scores the pattern can hardly tell apart, best group first."""
+    groups: list[list[int]] = []
+    for i, fit in enumerate(fits):
+        if groups and fits[groups[-1][0]].score - fit.score < NEAR_TIE:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return tuple(tuple(g) for g in groups)
+
+
+def judge(fits: list[Fit]) -> tuple[float, Verdict, tuple[str, ...]]:
+    """Confidence in the first fit (0-1), verdict and reasons.
+
+    Plain: how much of the profile is explained, times how far ahead of other structures the
+    first one is. Not calibrated on disturbed data yet.
+    """
+    if not fits:
+        return 0.0, "none", ("no known structure type fits this formula",)
+    best = fits[0].residual
+    explained = float(1 / (1 + np.exp((best - 0.33) / 0.06)))
+    scores = np.array([f.score for f in fits[:20]])
+    weights = np.exp((scores - scores[0]) / 4)
+    ahead = float(weights[0] / weights.sum())
+    confidence = round(explained * ahead, 3)
+    reasons = [f"the first structure leaves a profile residual of {best:.3f}"]
+    if len(fits) > 1:
+        reasons.append(f"the next different one {fits[1].residual:.3f}")
+    ties = near_ties(fits)[0]
+    if len(ties) > 1:
+        reasons.append(f"{len(ties)} structures fit about equally well")
+    if explained < 0.5:
+        reasons.append("no structure explains the pattern well")
+    verdict: Verdict = "none" if explained < 0.2 else "tentative"
+    if confidence >= 0.6:
+        verdict = "confident"
+    return confidence, verdict, tuple(reasons)
+
+
+def rank(problem: Problem, fits: list[Fit], count: int) -> Solution:
+    """The best ``count`` distinct, possible structures as a Solution."""
+    ordered = merged(scored([f for f in fits if possible(f)]))[:count]
+    confidence, verdict, reasons = judge(ordered)
+    return Solution(
+        problem, tuple(ordered), near_ties(ordered), confidence, verdict, reasons
+    )

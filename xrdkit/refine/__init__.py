@@ -1,0 +1,1 @@
+"""Refinement: many candidates at once (batch), and the final engines."""

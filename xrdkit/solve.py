@@ -1,0 +1,129 @@
+"""The pipeline: pattern and formula in, ranked structures out. Read this first.
+
+problem = pose(...)            check what was given, prepare the pattern
+candidates = each source       known types with these elements, generated structures, ...
+fits = refine all at once      every candidate against the profile
+solution = rank                one score, duplicates merged, confidence
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from xrdkit.generators import SOURCES
+from xrdkit.library import Library
+from xrdkit.problem import pose
+from xrdkit.rank import rank
+from xrdkit.refine.batch import refine_steps
+from xrdkit.types import Pattern, Problem, Progress, Solution, Source
+
+POOL = 300  # candidates that each source may put up for refinement
+BAR = "{desc:<10} {bar:24} {n_fmt}/{total_fmt} {elapsed} {postfix}"
+
+
+def solve_steps(
+    pattern: Pattern,
+    formula: str,
+    *,
+    sources: tuple[str | Source, ...] = ("templates",),
+    candidates: int = 20,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    **given: Any,
+) -> Iterator[Progress]:
+    """The pipeline as a generator: yields Progress, returns the Solution.
+
+    ``given`` is what else is known: contents, cell, space_group, library, exclude.
+    """
+    started = time.monotonic()
+    seconds: dict[str, float] = {}
+    problem = pose(pattern, formula, **given)
+    where = torch.device(device or "cpu")
+    _lap(seconds, "prepare", started)
+    pool = yield from propose(problem, sources, torch.Generator().manual_seed(seed), where)
+    _lap(seconds, "propose", started)
+    fits = yield from refine_steps(problem.pattern, pool, device=where)
+    _lap(seconds, "refine", started)
+    solution = rank(problem, fits, candidates)
+    _lap(seconds, "rank", started)
+    settings = {"formula": formula, "sources": sources, "seed": seed, **given}
+    return replace(solution, seconds=seconds, settings=settings)
+
+
+def propose(
+    problem: Problem,
+    sources: tuple[str | Source, ...],
+    generator: torch.Generator,
+    device: torch.device,
+) -> Iterator[Progress]:
+    """Yield the progress of each source in turn; return all their candidates."""
+    pool = []
+    for source in sources:
+        if isinstance(source, str) and source not in SOURCES:
+            raise ValueError(
+                f"source {source!r} is not known; choose from {', '.join(SOURCES)}"
+            )
+        function = SOURCES[source] if isinstance(source, str) else source
+        pool += yield from function(problem, count=POOL, generator=generator, device=device)
+    return pool
+
+
+def solve(
+    pattern: Pattern,
+    formula: str,
+    *,
+    contents: str | None = None,
+    cell: tuple[float, ...] | None = None,
+    space_group: int | str | None = None,
+    library: Library | str | Path | None = None,
+    exclude: tuple[str, ...] = (),
+    sources: tuple[str | Source, ...] = ("templates",),
+    candidates: int = 20,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Solution:
+    """Ranked, refined structures for a powder pattern and a chemical formula.
+
+    ``contents`` is the formula of the primitive cell ("Ti2 O4"), or of ``cell`` when that
+    is given: (a, b, c, α, β, γ) in Å and degrees, in any setting. ``exclude`` lists reduced
+    formulas to be left out of the library; without ``library`` the shipped prototypes serve.
+    """
+    steps = solve_steps(
+        pattern,
+        formula,
+        contents=contents,
+        cell=cell,
+        space_group=space_group,
+        library=library,
+        exclude=tuple(exclude),
+        sources=sources,
+        candidates=candidates,
+        seed=seed,
+        device=device,
+    )
+    return run(steps, progress)
+
+
+def run(steps: Iterator[Progress], progress: bool) -> Any:
+    """Drive a generator of Progress to its end, with a bar on stderr, and return its result."""
+    with tqdm(disable=not progress, leave=False, bar_format=BAR) as bar:
+        while True:
+            try:
+                now = next(steps)
+            except StopIteration as finished:
+                return finished.value
+            bar.set_description(now.stage)
+            bar.total, bar.n = now.total, now.done
+            bar.set_postfix_str(now.message)
+            bar.refresh()
+
+
+def _lap(seconds: dict[str, float], stage: str, started: float) -> None:
+    """Note what this stage took since the last one ended."""
+    seconds[stage] = time.monotonic() - started - sum(seconds.values())

@@ -1,0 +1,381 @@
+"""The types that flow from file to answer. Frozen, no input or output, no algorithms.
+
+Conventions everywhere: lengths in Å, angles in degrees, fractional coordinates in [0, 1),
+lattice rows a, b, c. A stage never fills in a field of an earlier type; it makes the next.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+Verdict = Literal["confident", "tentative", "none"]
+
+
+@dataclass(frozen=True)
+class Radiation:
+    """Wavelengths (Å) with weights that sum to one, and how the beam is polarised.
+
+    ``polarisation`` is K in P(2θ) = K + (1 - K) cos²2θ: 0.5 unpolarised (laboratory tube),
+    0.95–0.99 synchrotron, 1/(1 + cos²2θ_m) behind a monochromator (graphite, Cu: 0.556).
+    ``kalpha2`` is None when a bare number does not say whether Kα2 is present.
+    """
+
+    wavelengths: tuple[float, ...]
+    weights: tuple[float, ...] = (1.0,)
+    polarisation: float = 0.5
+    kind: Literal["xray"] = "xray"
+    kalpha2: bool | None = False
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.wavelengths) != len(self.weights) or not self.wavelengths:
+            raise ValueError(
+                f"{len(self.wavelengths)} wavelengths but {len(self.weights)} weights; "
+                "give one weight per wavelength"
+            )
+        for value in self.wavelengths:
+            if not 0.05 <= value <= 5:
+                raise ValueError(
+                    f"wavelength {value:g} Å is outside 0.05–5 Å; "
+                    "give it in Å (1 nm = 10 Å, λ = 12.398 / E in keV)"
+                )
+        if min(self.weights) < 0 or not np.isclose(sum(self.weights), 1):
+            raise ValueError(
+                f"weights {self.weights} must be positive and sum to 1; "
+                "divide each by their sum"
+            )
+        if not 0 <= self.polarisation <= 1:
+            raise ValueError(
+                f"polarisation {self.polarisation:g} is outside 0–1; 0.5 is unpolarised"
+            )
+
+    @property
+    def main(self) -> float:
+        """The first (strongest) wavelength in Å."""
+        return self.wavelengths[0]
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """Geometry and profile: FWHM² = U tan²θ + V tanθ + W (°²) and Y tanθ + X / cosθ (°).
+
+    ``displacement`` (mm) shifts lines by -2 s cosθ / R in Bragg–Brentano geometry and by
+    -s cos 2θ / R (along the beam) in Debye–Scherrer geometry; ``radius`` is R in mm.
+    """
+
+    geometry: Literal["bragg-brentano", "debye-scherrer"] = "bragg-brentano"
+    slits: Literal["fixed", "automatic"] = "fixed"
+    radius: float = 200.0
+    u: float = 0.0
+    v: float = 0.0
+    w: float = 0.01
+    x: float = 0.0
+    y: float = 0.0
+    asymmetry: float = 0.0
+    zero: float = 0.0
+    displacement: float = 0.0
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A powder pattern: intensity over ascending 2θ (°).
+
+    ``sigma`` is None when the numbers are not counts and no e.s.d.s were given: then weights
+    are unit weights and R_exp does not exist. ``background`` is what preparing subtracted;
+    intensities of a ``prepared`` pattern have their maximum at one.
+    """
+
+    two_theta: Float[np.ndarray, " points"]
+    intensity: Float[np.ndarray, " points"]
+    radiation: Radiation
+    sigma: Float[np.ndarray, " points"] | None = None
+    sigma_source: Literal["counts", "given", "unknown"] = "unknown"
+    ranges: tuple[tuple[float, float], ...] = ()
+    instrument: Instrument = field(default_factory=Instrument)
+    background: Float[np.ndarray, " points"] | None = None
+    prepared: bool = False
+    name: str = ""
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.two_theta) != len(self.intensity):
+            raise ValueError(
+                f"{len(self.two_theta)} angles but {len(self.intensity)} intensities; "
+                "give one intensity per angle"
+            )
+        if not self.ranges and len(self.two_theta):
+            span = (float(self.two_theta[0]), float(self.two_theta[-1]))
+            object.__setattr__(self, "ranges", (span,))
+
+    def __len__(self) -> int:
+        return len(self.two_theta)
+
+    @property
+    def q(self) -> Float[np.ndarray, " points"]:
+        """Scattering vector length 4π sinθ / λ in 1/Å, for the main wavelength."""
+        return 4 * np.pi * np.sin(np.radians(self.two_theta / 2)) / self.radiation.main
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Observed lines: 2θ (°), height and area above background, full width at half maximum (°)."""
+
+    two_theta: Float[np.ndarray, " peaks"]
+    height: Float[np.ndarray, " peaks"]
+    area: Float[np.ndarray, " peaks"]
+    fwhm: Float[np.ndarray, " peaks"]
+
+
+@dataclass(frozen=True)
+class Crystals:
+    """A flat batch of crystals: every atom of every crystal in one row, ``owner`` says whose.
+
+    Several species may share a site (same ``frac``, occupancies that sum to at most one).
+    ``u_iso`` is the isotropic displacement parameter in Å². Atoms are sorted by owner.
+    """
+
+    lattice: Float[Tensor, "crystals 3 3"]
+    frac: Float[Tensor, "atoms 3"]
+    numbers: Int[Tensor, " atoms"]
+    occupancy: Float[Tensor, " atoms"]
+    u_iso: Float[Tensor, " atoms"]
+    owner: Int[Tensor, " atoms"]
+
+    def __len__(self) -> int:
+        return self.lattice.shape[0]
+
+    @property
+    def counts(self) -> Int[Tensor, " crystals"]:
+        """Number of atom rows of each crystal."""
+        return torch.bincount(self.owner, minlength=len(self))
+
+    @property
+    def volume(self) -> Float[Tensor, " crystals"]:
+        """Cell volume in Å³."""
+        return torch.linalg.det(self.lattice).abs()
+
+    def select(self, index: Int[Tensor, " chosen"]) -> "Crystals":
+        """The crystals of these indices, in this order (an index may come twice)."""
+        counts = self.counts
+        starts = counts.cumsum(0) - counts
+        rows = torch.cat(
+            [torch.arange(int(starts[i]), int(starts[i] + counts[i])) for i in index.tolist()]
+            or [torch.zeros(0, dtype=torch.long)]
+        )
+        owner = torch.repeat_interleave(torch.arange(len(index)), counts[index.cpu()].cpu())
+        return Crystals(
+            self.lattice[index],
+            self.frac[rows],
+            self.numbers[rows],
+            self.occupancy[rows],
+            self.u_iso[rows],
+            owner.to(self.owner),
+        )
+
+    def by_size(self) -> Iterator[tuple[Int[Tensor, " chosen"], "DenseCrystals"]]:
+        """Dense blocks of crystals with equally many atoms, each with the crystals' indices."""
+        counts = self.counts
+        for n in counts.unique().tolist():
+            index = torch.nonzero(counts == n).flatten()
+            part = self.select(index)
+            shape = (len(index), n)
+            yield (
+                index,
+                DenseCrystals(
+                    part.lattice,
+                    part.frac.reshape(*shape, 3),
+                    part.numbers.reshape(shape),
+                    part.occupancy.reshape(shape),
+                    part.u_iso.reshape(shape),
+                ),
+            )
+
+    def to(self, device: torch.device | str) -> "Crystals":
+        """The same batch on another device."""
+        moved = {
+            f: getattr(self, f).to(device)
+            for f in ("lattice", "frac", "numbers", "occupancy", "u_iso", "owner")
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class DenseCrystals:
+    """Crystals of equally many atoms as one block."""
+
+    lattice: Float[Tensor, "crystals 3 3"]
+    frac: Float[Tensor, "crystals atoms 3"]
+    numbers: Int[Tensor, "crystals atoms"]
+    occupancy: Float[Tensor, "crystals atoms"]
+    u_iso: Float[Tensor, "crystals atoms"]
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """A space group in the setting of its crystal, and the linear changes that keep it.
+
+    ``cell_basis`` columns are symmetric strains (xx, yy, zz, yz, xz, xy) in the Cartesian
+    frame of the lattice, L' = L (1 + ε). ``coordinate_basis`` columns are displacements of
+    all atoms (fractional, row-major), without translations of the crystal as a whole.
+    """
+
+    number: int
+    rotations: Int[Tensor, "operations 3 3"]
+    translations: Float[Tensor, "operations 3"]
+    cell_basis: Float[Tensor, "6 strains"]
+    coordinate_basis: Float[Tensor, "coordinates shifts"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What networks see. ``profile`` holds √intensity and the observed mask on one Q grid."""
+
+    numbers: Int[Tensor, "crystals atoms"]
+    frac: Float[Tensor, "crystals atoms 3"]
+    cell: Float[Tensor, "crystals 6"]
+    profile: Float[Tensor, "crystals 2 1024"]
+    peaks: Float[Tensor, "crystals peaks 3"]
+    mask: Bool[Tensor, "crystals atoms"]
+    size: Float[Tensor, " crystals"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a source is asked.
+
+    ``formula`` is the reduced formula as counts by element; ``contents`` the same for the
+    primitive cell when it is known. ``cells`` are candidate primitive cells (a, b, c, α, β, γ)
+    with weights. ``size`` is the crystallite size in Å when the sample is nanocrystalline.
+    """
+
+    pattern: Pattern
+    formula: dict[str, float]
+    contents: dict[str, float] | None = None
+    cells: tuple[tuple[tuple[float, ...], float], ...] = ()
+    space_group: int | None = None
+    size: float | None = None
+    library: Any = None
+    exclude: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One crystal that a source proposes, where it comes from, and its log prior."""
+
+    crystal: Crystals
+    symmetry: Symmetry
+    origin: str
+    prior: float = 0.0
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a fit."""
+
+    crystal: Crystals
+    symmetry: Symmetry
+    scale: float = 1.0
+    weight_fraction: float = 1.0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A candidate held against the pattern.
+
+    ``residual`` is the profile residual on prepared data (0 is perfect), never an R_wp;
+    ``r_values`` holds R factors in percent where they exist. ``score`` is the log posterior up to
+    a constant: higher is better, comparable only within one solution. ``structure`` is in the
+    standard conventional setting. Curves are on ``two_theta``.
+    """
+
+    structure: "Structure"
+    phases: tuple[Phase, ...]
+    origin: str
+    residual: float
+    score: float
+    two_theta: Float[np.ndarray, " points"]
+    observed: Float[np.ndarray, " points"]
+    calculated: Float[np.ndarray, " points"]
+    background: Float[np.ndarray, " points"]
+    radiation: Radiation
+    instrument: Instrument = field(default_factory=Instrument)
+    space_group: int = 1
+    space_group_symbol: str = "P1"
+    wyckoff: str = ""
+    parameters: int = 0
+    r_values: dict[str, float] = field(default_factory=dict)
+    uncertainties: dict[str, float] = field(default_factory=dict)
+    undetermined: tuple[str, ...] = ()
+    engine: str = "batch"
+
+    @property
+    def r_wp(self) -> float:
+        """Weighted profile R factor in percent; only a refinement on unprepared data has one."""
+        if "r_wp" not in self.r_values:
+            raise ValueError(
+                f"this fit comes from engine '{self.engine}' on prepared data and has no R_wp; "
+                "its profile residual is .residual, for R_wp refine it"
+            )
+        return self.r_values["r_wp"]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The answer: fits best first, near-ties grouped, and how far to trust the first.
+
+    ``groups`` holds indices into ``fits``; the members of one group cannot be told apart
+    by this pattern.
+    """
+
+    problem: Problem
+    fits: tuple[Fit, ...]
+    groups: tuple[tuple[int, ...], ...]
+    confidence: float
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a long job stands; ``best`` is the best fit or candidate so far, if any."""
+
+    stage: str
+    done: int
+    total: int
+    best: Any = None
+    message: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class Controls:
+    """What may be changed while a job runs. The one mutable type."""
+
+    guidance: float = 1.0
+    steps: int | None = None
+
+
+class Source(Protocol):
+    """A source of candidates: a generator function over a problem."""
+
+    def __call__(
+        self,
+        problem: Problem,
+        *,
+        count: int,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> Iterator[Progress]:
+        """Yield progress whose ``best`` is a Candidate; return the list of candidates."""
+        ...
