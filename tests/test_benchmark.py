@@ -6,15 +6,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from xrdkit import library
-from xrdkit.benchmark import (
-    agreement,
-    measured,
-    mp20,
-    outcomes,
-    speed,
-    summary,
-    summary_text,
-)
+from xrdkit.benchmark import measured, mp20, outcomes, summary, summary_text
 from xrdkit.benchmark.counts import compounds, filtered, separation
 from xrdkit.benchmark.measured_patterns import beam_of
 from xrdkit.benchmark.scoring import shard_of
@@ -24,8 +16,6 @@ from xrdkit.dataset import Table
 from xrdkit.types import Fit, Pattern, Problem, Radiation, Solution
 
 ROCK_SALT = [("Na", "Cl", 5.64), ("K", "Cl", 6.29), ("Mg", "O", 4.21), ("Li", "F", 4.03)]
-
-
 BEAM = Radiation((1.5406,))
 
 
@@ -347,10 +337,8 @@ def test_measured_patterns_are_solved_unseen_and_every_outcome_shown(known, tmp_
     assert counted["compounds"]["literature"]["first"][:2] == (1, 1)
     assert counted["rates"]["literature"]["first"][:2] == (2, 2)
     lines = outcomes([tmp_path / "r.json"])
-    assert [(line["id"], line["literature"], line["strict"]) for line in lines] == [
-        ("a", 1, 1),
-        ("b", 1, 1),
-    ]
+    ranks = [(line["id"], line["literature"], line["strict"]) for line in lines]
+    assert ranks == [("a", 1, 1), ("b", 1, 1)]
 
 
 def test_folder_without_index_or_with_other_tiers_is_refused(tmp_path):
@@ -362,26 +350,3 @@ def test_folder_without_index_or_with_other_tiers_is_refused(tmp_path):
     pd.DataFrame({"id": ["a"]}).to_csv(tmp_path / "index.csv")
     with pytest.raises(ValueError, match="lacks columns: compound, tier"):
         measured(tmp_path, None, tmp_path / "r.json")
-
-
-def test_lines_agree_with_pymatgen(table):
-    found = agreement(table, 4)
-    assert found["position_deg"] < 1e-6
-    assert found["intensity_percent_worst"] < 2
-
-
-def test_lines_agree_with_gsas2(table, shared):
-    found = agreement(table, 1, gsas2=shared / "rietveld")
-    assert found["gsas2_position_deg"] < 1e-5  # its files have six decimals
-    assert found["gsas2_f2_percent"] < 0.5
-
-
-def test_folder_without_gsas2_files_is_refused(table, tmp_path):
-    with pytest.raises(ValueError, match=r"holds no \*_gsas2_refl.csv"):
-        agreement(table, 1, gsas2=tmp_path)
-
-
-def test_speed_is_that_of_the_same_crystals_in_both_programs(table):
-    found = speed(table, 4)
-    assert found["crystals"] == 4
-    assert found["ratio"] == pytest.approx(found["pymatgen_ms"] / found["xrdkit_ms"])

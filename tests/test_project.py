@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     "types wavelengths scattering profile disturb simulate metrics formats peaks pattern "
     "crystal dataset library problem models generators train retrieve rank refine solve "
-    "benchmark report batch cli_benchmark cli __main__"
+    "benchmark report batch cli __main__"
 ).split()
 BARE = ("types", "scattering", "profile", "simulate", "metrics", "models", "train")
 OPTIONAL = {"pymatgen", "spglib", "gemmi", "pybaselines"}
@@ -148,5 +148,5 @@ def test_python_code_of_the_readme_runs(tmp_path):
 def test_example_command_of_the_readme_runs(tmp_path):
     command = code_block("command-example").split("&& xrdkit ")[-1]
     assert "P4_2/mnm" in run(
-        ["bash", "-c", f"{sys.executable} -m xrdkit.cli {command}"], tmp_path
+        ["bash", "-c", f"{sys.executable} -m xrdkit {command}"], tmp_path
     )

@@ -1,8 +1,11 @@
 """CIF and pymatgen <-> Crystals; standard cells and symmetry, through spglib."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,12 +94,19 @@ def read_cif(path: str) -> "Structure":
             ) from error
 
 
-def symmetry_dataset(cell: tuple, symprec: float) -> "SpglibDataset | None":
-    """spglib's symmetry of (lattice, positions, numbers), None where it finds none."""
+@contextmanager
+def quiet_spglib() -> Iterator[ModuleType]:
+    """spglib without its warnings about how errors will be reported in future."""
     import spglib
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        yield spglib
+
+
+def symmetry_dataset(cell: tuple, symprec: float) -> "SpglibDataset | None":
+    """spglib's symmetry of (lattice, positions, numbers), None where it finds none."""
+    with quiet_spglib() as spglib:
         try:
             return spglib.get_symmetry_dataset(cell, symprec=symprec)
         except spglib.SpglibError:
@@ -139,13 +149,9 @@ def standard_cell(
 @cache
 def operations(space_group: int) -> tuple[np.ndarray, np.ndarray]:
     """Rotations and translations of a space group in the standard primitive setting."""
-    import spglib
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        hall, symbol = _hall_number(space_group)
-        found = spglib.get_symmetry_from_database(hall)
-    rows = CENTRING[symbol[0]]
+    with quiet_spglib() as spglib:
+        found = spglib.get_symmetry_from_database(default_hall(space_group))
+    rows = CENTRING[centring_letter(space_group)]
     inverse = np.linalg.inv(rows)
     # x_conventional = x_primitive @ rows, so W' = rows^-T W rows^T
     rotations = np.rint(inverse.T @ found["rotations"] @ rows.T).astype(int)
@@ -155,41 +161,41 @@ def operations(space_group: int) -> tuple[np.ndarray, np.ndarray]:
     return rotations[keep], translations[keep]
 
 
+@cache
+def space_group_types() -> tuple[tuple[int, str, str], ...]:
+    """Number, short and full symbol of every Hall number, in spglib's order from 1."""
+    with quiet_spglib() as spglib:
+        kinds = [spglib.get_spacegroup_type(hall) for hall in range(1, 531)]
+    return tuple((k.number, k.international_short, k.international_full) for k in kinds)
+
+
 def space_group_number(name: int | str) -> int:
     """A space group's number from a number or a Hermann–Mauguin symbol, spaces or not."""
-    import spglib
 
-    text = str(name).replace(" ", "").replace("_", "")
-    if text.isdigit() and 1 <= int(text) <= 230:
-        return int(text)
-    for hall in range(1, 531):
-        kind = spglib.get_spacegroup_type(hall)
-        forms = (kind.international_short, kind.international_full.replace(" ", ""))
-        if text.lower() in (f.replace("_", "").lower() for f in forms):
-            return kind.number
+    def plain(text: str) -> str:
+        return text.replace(" ", "").replace("_", "").lower()
+
+    if str(name).isdigit() and 1 <= int(name) <= 230:
+        return int(name)
+    for number, short, full in space_group_types():
+        if plain(str(name)) in (plain(short), plain(full)):
+            return number
     raise ValueError(
-        f"space group {name!r} is not known; give a number from 1 to 230 or a symbol such as "
-        "P4_2/mnm"
+        f"space group {name!r} is not known; "
+        "give a number from 1 to 230 or a symbol such as P4_2/mnm"
     )
 
 
 def centring_letter(space_group: int) -> str:
     """P, A, C, I, F or R of a space group's standard setting."""
-    return _hall_number(space_group)[1][0]
+    return space_group_types()[default_hall(space_group) - 1][1][0]
 
 
 @cache
-def _hall_number(space_group: int) -> tuple[int, str]:
-    """spglib's default Hall number of a space group, and its symbol."""
-    import spglib
-
-    for hall in range(1, 531):
-        kind = spglib.get_spacegroup_type(hall)
-        if kind.number == space_group:
-            return hall, kind.international_short
-    raise ValueError(
-        f"space group {space_group} does not exist; give a number from 1 to 230"
-    )
+def default_hall(space_group: int) -> int:
+    """spglib's default Hall number of a space group: the first."""
+    numbers = [number for number, *_ in space_group_types()]
+    return numbers.index(space_group) + 1
 
 
 def symmetry_of(

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import gcd
@@ -35,8 +35,8 @@ class Library:
     ``lattice`` (Å, float32) and ``frac`` are standard primitive cells; ``slot`` numbers the
     species of each atom, ``elements`` gives the atomic number in each slot (0: removed).
     ``rows`` are the members in use; ``without`` returns a library that uses fewer.
-    ``volumes`` are atomic volumes in Å³ by atomic number; ``cache`` holds what sources derive
-    from all members, whichever are in use.
+    ``volumes`` are atomic volumes in Å³ by class of compound and atomic number; ``cache``
+    holds what sources derive from all members, whichever are in use.
     """
 
     lattice: Float[np.ndarray, "members 3 3"]
@@ -49,7 +49,7 @@ class Library:
     slot: Int[np.ndarray, " atoms"]
     orbit: Int[np.ndarray, " atoms"]
     type_size: Int[np.ndarray, " types"]
-    volumes: Float[np.ndarray, " elements"]
+    volumes: Float[np.ndarray, "classes elements"]
     type_label: tuple[str, ...]
     rows: Int[np.ndarray, " used"]
     info: dict
@@ -85,7 +85,7 @@ class Library:
         return bool((self.formula[self.rows] == formula_hash(formula)).any())
 
 
-def formula_hash(formula: str | dict[int, float]) -> int:
+def formula_hash(formula: str | Mapping[int, float | int]) -> int:
     """A 63-bit number that stands for a reduced formula (or counts by atomic number)."""
     if isinstance(formula, str):
         from pymatgen.core import Composition
@@ -254,7 +254,7 @@ def assemble(members: list[Member], info: dict) -> Library:
         orbit=np.concatenate([m.cell.orbit for m in members]).astype(np.int16),
         type_size=np.bincount(kind),
         type_label=tuple(labels[k] for k in range(len(labels))),
-        volumes=np.zeros(0),
+        volumes=np.zeros((3, 104)),
         rows=np.arange(len(members)),
         info={"format": FORMAT, "averaged": False, **info},
     )
@@ -278,20 +278,50 @@ def find_types(members: list[Member]) -> Int[np.ndarray, " members"]:
     return kind
 
 
-def fit_volumes(library: Library) -> Float[np.ndarray, " elements"]:
+ANIONS = ((8, 9), (1, 7, 16, 17, 34, 35, 52, 53))  # oxides and fluorides; other salts; rest
+
+
+def volume_class(counts: Float[np.ndarray, "rows elements"]) -> Int[np.ndarray, " rows"]:
+    """Which table of atomic volumes holds: 0 oxides, fluorides; 1 other salts; 2 the rest.
+
+    A class is taken when a quarter of the atoms are its anions. Rows are counts by number.
+    """
+    share = [counts[:, list(anions)].sum(1) >= 0.25 * counts.sum(1) for anions in ANIONS]
+    return np.where(share[0], 0, np.where(share[1], 1, 2))
+
+
+def expected_volume(library: Library, formula: Mapping[int, float | int]) -> float:
+    """Volume per atom in Å³ that the library's compounds let expect (± 12 %)."""
+    counts = np.zeros((1, 104))
+    for z, n in formula.items():
+        counts[0, z] = n
+    volumes = library.volumes[volume_class(counts)[0]]
+    return float(counts[0] @ volumes / counts.sum())
+
+
+def fit_volumes(library: Library) -> Float[np.ndarray, "classes elements"]:
     """Atomic volumes in Å³ whose sums give the cell volumes with the least relative error."""
-    elements = library.elements[
-        np.repeat(np.arange(len(library)), library.counts), library.slot
-    ]
     owner = np.repeat(np.arange(len(library)), library.counts)
-    table = np.zeros((len(library), 104))
-    np.add.at(table, (owner, elements), 1)
+    counts = np.zeros((len(library), 104))
+    np.add.at(counts, (owner, library.elements[owner, library.slot]), 1)
     volume = np.abs(np.linalg.det(library.lattice.astype(float)))
-    usual = np.median(volume / library.counts)
-    table = table / volume[:, None]
-    # a weak pull towards the usual atom settles elements that are rarely seen
-    normal = table.T @ table + 1e-4 * np.eye(104)
-    return np.linalg.solve(normal, table.sum(0) + 1e-4 * usual).clip(3, 120)
+    kinds = volume_class(counts)
+    overall = _least_squares(counts, volume, np.median(volume / library.counts))
+    tables = [
+        _least_squares(counts[kinds == k], volume[kinds == k], overall) for k in range(3)
+    ]
+    return np.array(tables)
+
+
+def _least_squares(
+    counts: Float[np.ndarray, "rows elements"],
+    volume: Float[np.ndarray, " rows"],
+    usual: float | Float[np.ndarray, " elements"],
+) -> Float[np.ndarray, " elements"]:
+    """Volumes by element; a pull towards the usual ones settles elements rarely seen."""
+    table, pull = counts / volume[:, None], 1e-3
+    normal = table.T @ table + pull * np.eye(104)
+    return np.linalg.solve(normal, table.sum(0) + pull * usual).clip(3, 120)
 
 
 ARRAYS = (

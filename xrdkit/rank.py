@@ -15,9 +15,9 @@ from xrdkit.library import distance_features
 from xrdkit.types import Fit, Problem, Solution, Verdict
 
 SHORTEST = 0.55  # of the sum of covalent radii
-SYSTEMATIC, FLOOR = 0.3, 0.001  # R0 = SYSTEMATIC · best residual + FLOOR
+SYSTEMATIC, FLOOR = 0.5, 0.001  # R0 = SYSTEMATIC · best residual + FLOOR
 OBSERVATIONS = 100  # more points than this are not independent where models are wrong
-PARAMETER = 0.5  # weight of k ln n
+SIMPLER = 1.15  # of duplicates the simplest stays whose residual is below this × the best
 SAME = 0.06  # largest difference of normalised distances between duplicates
 NEAR_TIE = 3.0  # difference in score
 
@@ -36,34 +36,55 @@ def possible(fit: Fit) -> bool:
     return min(structure.lattice.abc) > 2 * SHORTEST * radii.max()
 
 
+def log_evidence(
+    residual: Float[np.ndarray, " fits"],
+    parameters: Float[np.ndarray, " fits"],
+    points: int,
+) -> Float[np.ndarray, " fits"]:
+    """-n/2 ln(R² + R0²) - k/2 ln n, the part of the score that the pattern decides."""
+    r0 = SYSTEMATIC * residual.min() + FLOOR
+    n = min(OBSERVATIONS, points / 6)
+    return -n / 2 * np.log(residual**2 + r0**2) - parameters / 2 * np.log(n)
+
+
 def scored(fits: list[Fit]) -> list[Fit]:
-    """Fits with their scores, best first."""
+    """Fits (whose score is their prior so far) with their scores, best first."""
     if not fits:
         return []
-    r0 = SYSTEMATIC * min(f.residual for f in fits) + FLOOR
-    n = min(OBSERVATIONS, len(fits[0].two_theta) / 6)
+    residual = np.array([f.residual for f in fits])
+    parameters = np.array([float(f.parameters) for f in fits])
+    evidence = log_evidence(residual, parameters, len(fits[0].two_theta))
     done = [
-        replace(
-            f,
-            score=f.score
-            - n / 2 * float(np.log(f.residual**2 + r0**2))
-            - PARAMETER * f.parameters / 2 * float(np.log(n)),
-        )
-        for f in fits
+        replace(f, score=f.score + float(e)) for f, e in zip(fits, evidence, strict=True)
     ]
     return sorted(done, key=lambda f: -f.score)
 
 
 def merged(fits: list[Fit]) -> list[Fit]:
-    """Fits of distinct structures; of duplicates the first stays."""
-    kept: list[Fit] = []
+    """Fits of distinct structures, in order of score.
+
+    Of duplicates the one with fewest parameters stays, unless another one's residual is much
+    lower; it takes the place of the best.
+    """
+    groups: list[list[Fit]] = []
     seen: list[np.ndarray] = []
     for fit in fits:
         mine = fingerprint(fit)
-        if not any(np.abs(other - mine).max() < SAME for other in seen):
+        same = [i for i, other in enumerate(seen) if np.abs(other - mine).max() < SAME]
+        if same:
+            groups[same[0]].append(fit)
+        else:
+            groups.append([fit])
             seen.append(mine)
-            kept.append(fit)
-    return kept
+    return [_simplest(group) for group in groups]
+
+
+def _simplest(group: list[Fit]) -> Fit:
+    """The duplicate with fewest parameters that fits about as well, with the best score."""
+    limit = SIMPLER * min(f.residual for f in group) + FLOOR
+    fair = [f for f in group if f.residual <= limit]
+    chosen = min(fair, key=lambda f: (f.parameters, f.residual))
+    return replace(chosen, score=max(f.score for f in group))
 
 
 def fingerprint(fit: Fit) -> Float[np.ndarray, " features"]:

@@ -6,7 +6,7 @@ lattice rows a, b, c. A stage never fills in a field of an earlier type; it make
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -366,6 +366,7 @@ class Controls:
     steps: int | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """A source of candidates: a generator function over a problem."""
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from xrdkit.crystal import to_structure
 from xrdkit.generators.templates import Hits, assignments, candidate, slot_counts
-from xrdkit.library import Library
+from xrdkit.library import Library, expected_volume
 from xrdkit.types import Candidate, Fit, Pattern, Phase, Problem, Solution
 
 
@@ -34,7 +34,7 @@ def by_prior(problem: Problem, count: int) -> list[Candidate]:
     library: Library = problem.library
     formula = {Element(e).Z: round(n) for e, n in problem.formula.items()}
     atoms = sum(formula.values())
-    volume = sum(library.volumes[z] * n for z, n in formula.items()) / atoms
+    volume = expected_volume(library, {z: float(n) for z, n in formula.items()})
     fixed = sum(problem.contents.values()) if problem.contents else None
     used = np.bincount(library.kind[library.rows], minlength=len(library.type_size))
     found: dict[tuple, tuple[float, int]] = {}

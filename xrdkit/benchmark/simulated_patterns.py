@@ -144,7 +144,11 @@ def without_truth(
 
 
 def types_of(library: Library, structure: "Structure") -> np.ndarray:
-    """The types of a library to which a structure would be counted when it was built."""
+    """The types of a library to which a structure would be counted when it was built.
+
+    Types of more species stay, also those that give this geometry when two of their slots
+    take one element (a quaternary Heusler for a ternary one).
+    """
     cell = (
         structure.lattice.matrix,
         structure.frac_coords,

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xrdkit.crystal import U_ISO, symmetry_of
-from xrdkit.library import Library
+from xrdkit.library import Library, expected_volume
 from xrdkit.scattering import dispersion, form_factors, half_spheres, lorentz_polarisation
 from xrdkit.types import Candidate, Crystals, Pattern, Problem, Progress, Radiation
 
@@ -25,7 +25,8 @@ X_MIN, X_STEP, BINS = (
     0.007,
     448,
 )  # ln(q v^⅓): q about 0.28 to 6.5 /Å for 18 Å³ an atom
-SHIFTS = 8  # ± bins: ± 17 % in volume
+SHIFTS = 18  # ± bins: ± 38 % in volume
+VOLUME_SPREAD, FAR = 0.12, 0.01  # ln V is known to ± 0.12; similarity lost at that distance
 BLUR = 1.5  # bins (standard deviation): axial ratios may be wrong by a per cent or two
 CHUNK = 4_000_000  # phases at once
 MERGED = 24  # ways of merging species of a type, beyond which it is left out
@@ -204,7 +205,8 @@ def screen(
     root, mask = observed
     dot = model @ root.T
     norm = (model**2 @ mask.T).clamp_min(1e-20).sqrt() * root.norm(dim=1).clamp_min(1e-20)
-    best, shift = (dot / norm).max(-1)
+    away = 3 * X_STEP * torch.arange(-SHIFTS, SHIFTS + 1) / VOLUME_SPREAD
+    best, shift = (dot / norm - FAR * away**2).max(-1)
     return best, (shift - SHIFTS) * X_STEP
 
 
@@ -215,7 +217,7 @@ def hits_of(problem: Problem, radiation: Radiation) -> Iterator[Hits]:
     library: Library = problem.library
     formula = {Element(e).Z: round(n) for e, n in problem.formula.items()}
     atoms = sum(formula.values())
-    volume = sum(library.volumes[z] * n for z, n in formula.items()) / atoms
+    volume = expected_volume(library, formula)
     observed = observed_spectrum(problem.pattern, volume)
     allowed = np.zeros(len(library.kind), bool)
     allowed[library.rows] = True

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xrdkit.crystal import conventional, to_structure
 from xrdkit.peaks import typical_fwhm
+from xrdkit.rank import log_evidence
 from xrdkit.refine.block import (
     EXTRAS,
     STRAINS,
@@ -28,10 +29,10 @@ from xrdkit.refine.grid import Grid, make_grid
 from xrdkit.types import Candidate, Fit, Instrument, Pattern, Phase, Progress
 from xrdkit.wavelengths import radiation_choices
 
-PRIOR_STRAIN, PRIOR_SHIFT = 0.03, 0.3  # relative; Å
+PRIOR_STRAIN, PRIOR_SHIFT = 0.03, 0.2  # relative; Å
 PRIOR_EXTRAS = (0.06, 0.4, 0.4, 1.0)  # degrees, log, share, Å²
 SETTLED = 0.002  # relative fall of the cost in a step below which a candidate is done
-PULL = 0.005  # of the squared residual: the cost of a parameter at its prior width
+PULL = 0.02  # of the squared residual: the cost of a parameter at its prior width
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Stage:
 
 STAGES = (
     Stage(0.012, 2.5, 6, False, False, 80),
-    Stage(0.005, 3.0, 5, True, True, 30),
+    Stage(0.005, 3.0, 5, True, True, 40),
     Stage(0.0, 3.0, 14, True, True, 30),
 )
 PART = 64  # candidates of about the same size refined together
@@ -120,14 +121,20 @@ def _parts(
 def _survivors(
     done: list[tuple["Fitted", list[Candidate]]], keep: int
 ) -> list[tuple["Fitted", list[Candidate]]]:
-    """The ``keep`` candidates of all parts with the lowest residuals."""
-    every = torch.cat([fitted.residual for fitted, _ in done])
-    worst = every.sort().values[min(keep, len(every)) - 1]
-    chosen = []
+    """The ``keep`` candidates of all parts with the highest scores so far."""
+    residual = torch.cat([fitted.residual for fitted, _ in done]).cpu().numpy()
+    free = torch.cat([fitted.block.present.sum(1) for fitted, _ in done]).cpu().numpy()
+    prior = np.array([c.prior for _, names in done for c in names])
+    points = done[0][0].calculated.shape[1]
+    score = prior + log_evidence(residual.astype(float), free.astype(float), points)
+    least = np.sort(score)[-min(keep, len(score))]
+    chosen, first = [], 0
     for fitted, names in done:
-        rows = torch.nonzero(fitted.residual <= worst).flatten()
+        rows = np.nonzero(score[first : first + len(names)] >= least)[0]
+        first += len(names)
         if len(rows):
-            chosen.append((fitted.select(rows), [names[i] for i in rows.tolist()]))
+            index = torch.as_tensor(rows, device=fitted.residual.device)
+            chosen.append((fitted.select(index), [names[i] for i in rows]))
     return chosen
 
 
