@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from math import gcd
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,7 +34,9 @@ class Library:
     """Known structures as templates; flat arrays, one row per member or per atom.
 
     ``lattice`` (Å, float32) and ``frac`` are standard primitive cells; ``slot`` numbers the
-    species of each atom, ``elements`` gives the atomic number in each slot (0: removed).
+    species of each atom, ``elements`` gives the atomic number in each slot (0: removed) and
+    ``nature`` its Mendeleev number. ``formula`` are hashed reduced formulas, ``formula_of``
+    the members they belong to.
     ``rows`` are the members in use; ``without`` returns a library that uses fewer.
     ``volumes`` are atomic volumes in Å³ by class of compound and atomic number; ``cache``
     holds what sources derive from all members, whichever are in use.
@@ -44,10 +47,11 @@ class Library:
     kind: Int[np.ndarray, " members"]
     start: Int[np.ndarray, " members_and_one"]
     elements: Int[np.ndarray, "members slots"]
-    formula: Int[np.ndarray, " members"]
+    formula: Int[np.ndarray, " formulas"]
+    formula_of: Int[np.ndarray, " formulas"]
+    nature: Float[np.ndarray, "members slots"]
     frac: Float[np.ndarray, "atoms 3"]
     slot: Int[np.ndarray, " atoms"]
-    orbit: Int[np.ndarray, " atoms"]
     type_size: Int[np.ndarray, " types"]
     volumes: Float[np.ndarray, "classes elements"]
     type_label: tuple[str, ...]
@@ -70,11 +74,13 @@ class Library:
     def without(self, formulas: tuple[str, ...] | frozenset[str]) -> "Library":
         """This library less every member of these reduced formulas.
 
-        A library of averaged prototypes holds no members: there only types whose members all
-        had these formulas can be left out (``info["averaged"]`` says so).
+        An averaged prototype goes only when all its members had one of them; that others
+        of its members took part in the average cannot be undone.
         """
         hashes = np.array([formula_hash(f) for f in formulas], dtype=np.int64)
-        return replace(self, rows=self.rows[~np.isin(self.formula[self.rows], hashes)])
+        other = self.formula_of[~np.isin(self.formula, hashes)]
+        left = np.bincount(other, minlength=len(self.kind)) > 0
+        return replace(self, rows=self.rows[left[self.rows]])
 
     def without_types(self, kinds: Int[np.ndarray, " kinds"]) -> "Library":
         """This library less every member of these types."""
@@ -82,7 +88,8 @@ class Library:
 
     def holds(self, formula: str) -> bool:
         """Whether a member in use has this reduced formula."""
-        return bool((self.formula[self.rows] == formula_hash(formula)).any())
+        rows = self.formula_of[self.formula == formula_hash(formula)]
+        return bool(np.isin(rows, self.rows).any())
 
 
 def formula_hash(formula: str | Mapping[int, float | int]) -> int:
@@ -240,18 +247,20 @@ def assemble(members: list[Member], info: dict) -> Library:
         formula_hash(dict(zip(m.elements, np.bincount(m.slot).tolist(), strict=True)))
         for m in members
     ]
+    elements = np.array(
+        [m.elements + (0,) * (slots - len(m.elements)) for m in members], np.int16
+    )
     library = Library(
         lattice=np.array([m.cell.lattice for m in members], np.float32),
         space_group=np.array([m.cell.space_group for m in members], np.int16),
         kind=kind,
         start=np.concatenate([[0], counts.cumsum()]),
-        elements=np.array(
-            [m.elements + (0,) * (slots - len(m.elements)) for m in members], np.int16
-        ),
+        elements=elements,
         formula=np.array(formulas),
+        formula_of=np.arange(len(members)),
+        nature=mendeleev_numbers()[elements],
         frac=np.concatenate([m.cell.frac for m in members]).astype(np.float32),
-        slot=np.concatenate([m.slot for m in members]).astype(np.int16),
-        orbit=np.concatenate([m.cell.orbit for m in members]).astype(np.int16),
+        slot=np.concatenate([m.slot for m in members]).astype(np.int8),
         type_size=np.bincount(kind),
         type_label=tuple(labels[k] for k in range(len(labels))),
         volumes=np.zeros((3, 104)),
@@ -259,6 +268,18 @@ def assemble(members: list[Member], info: dict) -> Library:
         info={"format": FORMAT, "averaged": False, **info},
     )
     return replace(library, volumes=fit_volumes(library))
+
+
+@cache
+def mendeleev_numbers() -> Float[np.ndarray, " elements"]:
+    """Mendeleev numbers by atomic number: chemically alike elements are neighbours.
+
+    Pettifor's scale as pymatgen has it; zero where there is no element.
+    """
+    from pymatgen.core import Element
+
+    numbers = [Element.from_Z(z).mendeleev_no for z in range(1, 104)]
+    return np.array([0.0, *(n if n == n and n is not None else 0.0 for n in numbers)], np.float32)
 
 
 def find_types(members: list[Member]) -> Int[np.ndarray, " members"]:
@@ -325,8 +346,8 @@ def _least_squares(
 
 
 ARRAYS = (
-    "lattice", "space_group", "kind", "start", "elements", "formula", "frac", "slot", "orbit",
-    "type_size", "volumes",
+    "lattice", "space_group", "kind", "start", "elements", "formula", "formula_of", "nature",
+    "frac", "slot", "type_size", "volumes",
 )  # fmt: skip
 
 

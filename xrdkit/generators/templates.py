@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xrdkit.crystal import U_ISO, symmetry_of
-from xrdkit.library import Library, expected_volume
+from xrdkit.library import Library, expected_volume, mendeleev_numbers
 from xrdkit.scattering import dispersion, form_factors, half_spheres, lorentz_polarisation
 from xrdkit.types import Candidate, Crystals, Pattern, Problem, Progress, Radiation
 
@@ -30,6 +30,7 @@ VOLUME_SPREAD, FAR = 0.12, 0.01  # ln V is known to ± 0.12; similarity lost at 
 BLUR = 1.5  # bins (standard deviation): axial ratios may be wrong by a per cent or two
 CHUNK = 4_000_000  # phases at once
 MERGED = 24  # ways of merging species of a type, beyond which it is left out
+COMMON, CHEMISTRY = 0.5, 0.1  # weights in the prior: ln members, Mendeleev distance
 ALIKE = 3  # hits kept of one type and one assignment
 
 
@@ -301,5 +302,20 @@ def candidate(library: Library, hits: Hits, i: int) -> Candidate:
     kind = int(library.kind[row])
     members = int(library.type_size[kind])
     origin = f"{library.type_label[kind]}, {members} member{'s' if members > 1 else ''}"
-    group = f"{kind} {hits.elements[i]}"
-    return Candidate(crystal, symmetry, origin, float(np.log(members)), group)
+    return Candidate(crystal, symmetry, origin, log_prior(library, row, hits.elements[i]))
+
+
+def log_prior(library: Library, row: int, elements: tuple[int, ...]) -> float:
+    """How plausible a substitution is before the pattern is seen (natural log).
+
+    Types with many members are likelier, and elements that are chemically far (in Mendeleev
+    numbers, a mean over the atoms) from those of the nearest member of the type less likely.
+    """
+    kind = library.kind[row]
+    alike = library.rows[library.kind[library.rows] == kind]
+    slots = len(elements)
+    wanted = mendeleev_numbers()[list(elements)]
+    counts = np.bincount(library.slot[library.atoms(row)], minlength=slots)
+    distance = np.abs(library.nature[alike, :slots] - wanted) @ counts / counts.sum()
+    far = float(distance.min()) if len(alike) else 50.0
+    return COMMON * float(np.log(library.type_size[kind])) - CHEMISTRY * far

@@ -50,7 +50,7 @@ class Stage:
 STAGES = (
     Stage(0.012, 2.5, 6, False, False, 80),
     Stage(0.005, 3.0, 5, True, True, 40),
-    Stage(0.0, 3.0, 14, True, True, 30),
+    Stage(0.0, 4.0, 14, True, True, 30),
 )
 PART = 64  # candidates of about the same size refined together
 Q_MAX = 9.0  # 1/Å; beyond, a powder pattern of inorganic solids says little
