@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from pymatgen.core import Structure
 
@@ -13,7 +14,7 @@ from xrdkit.types import Candidate, Crystals
 def candidate_of(structure: Structure, prior: float = 0.0) -> Candidate:
     """A structure in its standard primitive cell, with the symmetry spglib finds."""
     cell = standard_cell(
-        structure.lattice.matrix, structure.frac_coords, list(structure.atomic_numbers)
+        structure.lattice.matrix, structure.frac_coords, np.array(structure.atomic_numbers)
     )
     n = len(cell.numbers)
     crystal = Crystals(

@@ -71,7 +71,9 @@ def test_points_are_equally_spaced_in_u():
 def test_resampling_conserves_the_ratio_of_areas(per_fwhm, strain):
     pattern = gaussians((30, 1.0), (47.123, 0.4), (99, 2.0))
     grid = make_grid(pattern, (0.12, 0.0), strain=strain, per_fwhm=per_fwhm, q_max=20.0)
-    widths = [np.hypot(grid.a, grid.b * np.tan(np.radians(t / 2))) for t in (30, 47.123, 99)]
+    widths = [
+        np.hypot(grid.a, grid.b * np.tan(np.radians(t / 2))) for t in (30, 47.123, 99)
+    ]
     first, second, third = (
         around(grid, t, 5 * w) * w for t, w in zip((30, 47.123, 99), widths, strict=True)
     )

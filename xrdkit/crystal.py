@@ -61,6 +61,23 @@ def from_structures(structures: "list[Structure]") -> Crystals:
     )
 
 
+def one_crystal(
+    lattice: Float[np.ndarray, "3 3"],
+    frac: Float[np.ndarray, "atoms 3"],
+    numbers: Int[np.ndarray, " atoms"],
+) -> Crystals:
+    """An ordered crystal as a batch of one, with usual displacement parameters."""
+    n = len(frac)
+    return Crystals(
+        torch.tensor(lattice, dtype=torch.float32)[None],
+        torch.tensor(frac, dtype=torch.float32),
+        torch.tensor(numbers, dtype=torch.long),
+        torch.ones(n),
+        torch.full((n,), U_ISO),
+        torch.zeros(n, dtype=torch.long),
+    )
+
+
 def to_structure(crystals: Crystals, index: int = 0) -> "Structure":
     """One crystal of a batch as a pymatgen Structure; species on one place share a site."""
     from pymatgen.core import Element, Structure
@@ -230,6 +247,16 @@ def cell_basis(
     return u[:, s > 0.5]
 
 
+def kept_strain(
+    strain: Float[np.ndarray, "3 3"],
+    rotations: Int[np.ndarray, "operations 3 3"],
+    lattice: Float[np.ndarray, "3 3"],
+) -> Float[np.ndarray, "3 3"]:
+    """The part of a symmetric strain that every rotation leaves unchanged."""
+    cartesian = lattice.T @ rotations @ np.linalg.inv(lattice.T)
+    return np.einsum("gij,jk,glk->il", cartesian, strain, cartesian) / len(rotations)
+
+
 def coordinate_basis(
     rotations: Int[np.ndarray, "operations 3 3"],
     translations: Float[np.ndarray, "operations 3"],
@@ -262,7 +289,7 @@ def coordinate_basis(
 def _without_translation(
     basis: Float[np.ndarray, "coordinates shifts"],
     rotations: Int[np.ndarray, "operations 3 3"],
-) -> Float[np.ndarray, "coordinates shifts"]:
+) -> Float[np.ndarray, "coordinates fewer"]:
     """The basis less the directions in which a polar group lets the whole crystal slide."""
     n = len(basis) // 3
     u, s, _ = np.linalg.svd(rotations.mean(0))

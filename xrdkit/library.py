@@ -2,7 +2,8 @@
 
 A member is one known structure in its standard primitive cell, its species reduced to slots
 0, 1, 2 … (most numerous last). A type collects members of the same anonymous formula, space
-group, orbits and geometry; a template is a member's geometry with other elements in its slots.
+group, orbits and geometry; a template is a member's geometry with other elements in its
+slots.
 """
 
 import hashlib
@@ -145,7 +146,7 @@ def distance_features(
     frac: Float[np.ndarray, "atoms 3"],
     atoms: Int[np.ndarray, " chosen"],
 ) -> Float[np.ndarray, " features"]:
-    """Sorted neighbour distances, averaged over some atoms, with the volume per atom as one.
+    """Sorted neighbour distances, averaged over some atoms, at one volume unit an atom.
 
     First to any atom, then to the chosen ones: a coarse form of the pointwise distance
     distribution (Widdowson & Kurlin, NeurIPS 2022), the same in every cell and pose.
@@ -205,7 +206,7 @@ def build_steps(table: Table, *, workers: int = 1) -> Iterator[Progress]:
                 yield Progress("library", done, len(entries), seconds=spent)
     if not members:
         raise ValueError(
-            f"none of the {len(entries)} structures has a cell whose symmetry can be found; "
+            f"none of the {len(entries)} structures has a cell whose symmetry is found; "
             "give tables of ordered crystal structures"
         )
     return assemble(members, info={"entries": len(entries)})
@@ -279,7 +280,9 @@ def mendeleev_numbers() -> Float[np.ndarray, " elements"]:
     from pymatgen.core import Element
 
     numbers = [Element.from_Z(z).mendeleev_no for z in range(1, 104)]
-    return np.array([0.0, *(n if n == n and n is not None else 0.0 for n in numbers)], np.float32)
+    return np.array(
+        [0.0, *(n if n == n and n is not None else 0.0 for n in numbers)], np.float32
+    )
 
 
 def find_types(members: list[Member]) -> Int[np.ndarray, " members"]:
@@ -321,7 +324,7 @@ def expected_volume(library: Library, formula: Mapping[int, float | int]) -> flo
 
 
 def fit_volumes(library: Library) -> Float[np.ndarray, "classes elements"]:
-    """Atomic volumes in Å³ whose sums give the cell volumes with the least relative error."""
+    """Atomic volumes in Å³ whose sums give cell volumes with the least relative error."""
     owner = np.repeat(np.arange(len(library)), library.counts)
     counts = np.zeros((len(library), 104))
     np.add.at(counts, (owner, library.elements[owner, library.slot]), 1)
@@ -351,8 +354,11 @@ ARRAYS = (
 )  # fmt: skip
 
 
+MAKE_ONE = "make one with: xrdkit library build TABLE -o FILE"
+
+
 def save(library: Library, path: str | Path) -> None:
-    """Write a library as safetensors; a file that exists is replaced only when all is written."""
+    """Write a library as safetensors; an old file stays until the new one is whole."""
     from safetensors.numpy import save_file
 
     arrays = {name: np.ascontiguousarray(getattr(library, name)) for name in ARRAYS}
@@ -370,10 +376,8 @@ def load(path: str | Path) -> Library:
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"there is no library file {path}; make one with: xrdkit library build TABLE -o FILE"
-        )
-    foreign = f"{path} is not an xrdkit library; make one with: xrdkit library build TABLE -o FILE"
+        raise FileNotFoundError(f"there is no library file {path}; {MAKE_ONE}")
+    foreign = f"{path} is not an xrdkit library; {MAKE_ONE}"
     try:
         with safe_open(str(path), "numpy") as file:
             info = json.loads((file.metadata() or {}).get("xrdkit.library", "null"))
@@ -381,8 +385,8 @@ def load(path: str | Path) -> Library:
                 raise ValueError(foreign)
             if info["format"] != FORMAT:
                 raise ValueError(
-                    f"{path} has library format {info['format']}, this version reads {FORMAT}; "
-                    "build it again"
+                    f"{path} has library format {info['format']}, "
+                    f"this version reads {FORMAT}; build it again"
                 )
             arrays = {name: file.get_tensor(name) for name in ARRAYS}
             labels = file.get_tensor("type_label").tobytes().decode()

@@ -25,7 +25,7 @@ def parse_formula(text: str) -> dict[str, float]:
         raise ValueError(f"formula {text!r} carries a charge; give the neutral formula")
     if re.search(r"[A-Za-z]0\d", compact):
         raise ValueError(
-            f"formula {text!r} has a zero where the letter O may be meant; write {_o(compact)}?"
+            f"formula {text!r} has a zero where O may be meant; write {_o(compact)}?"
         )
     counts, rest = _terms(compact, text)
     if rest:
@@ -78,7 +78,7 @@ def _check_elements(counts: dict[str, float], text: str) -> None:
             raise ValueError(f"{element!r} in formula {text!r} is not an element; {hint}")
         if Element(element).Z > 98:
             raise ValueError(
-                f"{element} in formula {text!r} has no scattering factor here; Z = 1–98 have"
+                f"{element} in formula {text!r} has no scattering factor here, Z = 1–98 have"
             )
         if n <= 0:
             raise ValueError(f"{element} in formula {text!r} has count {n:g}; leave it out")

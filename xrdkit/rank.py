@@ -1,9 +1,10 @@
-"""Merge duplicates, refuse impossible structures, order by fit, group near-ties, confidence.
+"""Merge duplicates, refuse impossible structures, order by fit, judge.
 
 One score for every source: the log posterior of a fit up to a constant,
--n/2 ln(R² + R0²) - k/2 ln n + prior, with R the profile residual, k the number of parameters,
-n the number of independent observations and R0 a share of the best residual: what systematic
-errors leave in every model, so that a slightly lower residual does not decide alone.
+-n/2 ln(R² + R0²) - k/2 ln n + prior, with R the profile residual, k the number of
+parameters, n the number of independent observations and R0 a share of the best residual:
+what systematic errors leave in every model, so that a slightly lower residual does not
+decide alone.
 """
 
 from dataclasses import replace
@@ -16,7 +17,7 @@ from xrdkit.types import Fit, Problem, Solution, Verdict
 
 SHORTEST = 0.55  # of the sum of covalent radii
 SYSTEMATIC, FLOOR = 0.5, 0.001  # R0 = SYSTEMATIC · best residual + FLOOR
-OBSERVATIONS = 100  # more points than this are not independent where models are wrong
+OBSERVATIONS = 200  # more points than this are not independent where models are wrong
 SIMPLER = 1.15  # of duplicates the simplest stays whose residual is below this × the best
 SAME = 0.06  # largest difference of normalised distances between duplicates
 NEAR_TIE = 3.0  # difference in score
@@ -63,8 +64,8 @@ def scored(fits: list[Fit]) -> list[Fit]:
 def merged(fits: list[Fit]) -> list[Fit]:
     """Fits of distinct structures, in order of score.
 
-    Of duplicates the one with fewest parameters stays, unless another one's residual is much
-    lower; it takes the place of the best.
+    Of duplicates the one with fewest parameters stays, unless another one's residual is
+    much lower; it takes the place of the best.
     """
     groups: list[list[Fit]] = []
     seen: list[np.ndarray] = []

@@ -115,7 +115,7 @@ def inverse_d_squared(
 def march_dollase(
     hkl: Float[Tensor, "*batch reflections 3"],
     reciprocal: Float[Tensor, "*#batch 3 3"],
-    axis: tuple[int, int, int],
+    axis: tuple[float | int, ...],
     r: float,
 ) -> Float[Tensor, "*batch reflections"]:
     """March–Dollase factor (r² cos²α + sin²α / r)^(-3/2), α between hkl and the axis (hkl).

@@ -92,7 +92,8 @@ def solve(
 
     ``contents`` is the formula of the primitive cell ("Ti2 O4"), or of ``cell`` when that
     is given: (a, b, c, α, β, γ) in Å and degrees, in any setting. ``exclude`` lists reduced
-    formulas to be left out of the library; without ``library`` the shipped prototypes serve.
+    formulas to be left out of the library; without ``library`` the shipped prototypes
+    serve.
     """
     steps = solve_steps(
         pattern,
@@ -111,7 +112,7 @@ def solve(
 
 
 def run(steps: Iterator[Progress], progress: bool) -> Any:
-    """Drive a generator of Progress to its end, with a bar on stderr, and return its result."""
+    """Drive a generator of Progress to its end, with a bar on stderr; return its result."""
     with tqdm(disable=not progress, leave=False, bar_format=BAR) as bar:
         while True:
             try:

@@ -88,9 +88,9 @@ class Instrument:
 class Pattern:
     """A powder pattern: intensity over ascending 2θ (°).
 
-    ``sigma`` is None when the numbers are not counts and no e.s.d.s were given: then weights
-    are unit weights and R_exp does not exist. ``background`` is what preparing subtracted;
-    intensities of a ``prepared`` pattern have their maximum at one.
+    ``sigma`` is None when the numbers are not counts and no e.s.d.s were given: then
+    weights are unit weights and R_exp does not exist. ``background`` is what preparing
+    subtracted; intensities of a ``prepared`` pattern have their maximum at one.
     """
 
     two_theta: Float[np.ndarray, " points"]
@@ -126,7 +126,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Observed lines: 2θ (°), height and area above background, full width at half maximum (°)."""
+    """Observed lines: 2θ (°), height and area above background, FWHM (°)."""
 
     two_theta: Float[np.ndarray, " peaks"]
     height: Float[np.ndarray, " peaks"]
@@ -136,7 +136,7 @@ class Peaks:
 
 @dataclass(frozen=True)
 class Crystals:
-    """A flat batch of crystals: every atom of every crystal in one row, ``owner`` says whose.
+    """A flat batch of crystals: every atom in one row, ``owner`` says whose it is.
 
     Several species may share a site (same ``frac``, occupancies that sum to at most one).
     ``u_iso`` is the isotropic displacement parameter in Å². Atoms are sorted by owner.
@@ -167,7 +167,10 @@ class Crystals:
         counts = self.counts
         starts = counts.cumsum(0) - counts
         rows = torch.cat(
-            [torch.arange(int(starts[i]), int(starts[i] + counts[i])) for i in index.tolist()]
+            [
+                torch.arange(int(starts[i]), int(starts[i] + counts[i]))
+                for i in index.tolist()
+            ]
             or [torch.zeros(0, dtype=torch.long)]
         )
         owner = torch.repeat_interleave(torch.arange(len(index)), counts[index.cpu()].cpu())
@@ -181,7 +184,7 @@ class Crystals:
         )
 
     def by_size(self) -> Iterator[tuple[Int[Tensor, " chosen"], "DenseCrystals"]]:
-        """Dense blocks of crystals with equally many atoms, each with the crystals' indices."""
+        """Dense blocks of crystals with equally many atoms, with the crystals' indices."""
         counts = self.counts
         for n in counts.unique().tolist():
             index = torch.nonzero(counts == n).flatten()
@@ -236,7 +239,7 @@ class Symmetry:
 
 @dataclass(frozen=True)
 class Batch:
-    """What networks see. ``profile`` holds √intensity and the observed mask on one Q grid."""
+    """What networks see; ``profile`` is √intensity and observed mask on one Q grid."""
 
     numbers: Int[Tensor, "crystals atoms"]
     frac: Float[Tensor, "crystals atoms 3"]
@@ -252,8 +255,9 @@ class Problem:
     """What a source is asked.
 
     ``formula`` is the reduced formula as counts by element; ``contents`` the same for the
-    primitive cell when it is known. ``cells`` are candidate primitive cells (a, b, c, α, β, γ)
-    with weights. ``size`` is the crystallite size in Å when the sample is nanocrystalline.
+    primitive cell when it is known. ``cells`` are candidate primitive cells (a, b, c, α,
+    β, γ) with weights. ``size`` is the crystallite size in Å when the sample is
+    nanocrystalline.
     """
 
     pattern: Pattern
@@ -279,12 +283,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a fit."""
+    """One phase; ``texture`` is a March–Dollase axis (hkl, standard setting) and r."""
 
     crystal: Crystals
     symmetry: Symmetry
     scale: float = 1.0
     weight_fraction: float = 1.0
+    texture: tuple[tuple[int, int, int], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -292,9 +297,9 @@ class Fit:
     """A candidate held against the pattern.
 
     ``residual`` is the profile residual on prepared data (0 is perfect), never an R_wp;
-    ``r_values`` holds R factors in percent where they exist. ``score`` is the log posterior up to
-    a constant: higher is better, comparable only within one solution. ``structure`` is in the
-    standard conventional setting. Curves are on ``two_theta``.
+    ``r_values`` holds R factors in percent where they exist. ``score`` is the log
+    posterior up to a constant: higher is better, comparable only within one solution.
+    ``structure`` is in the standard conventional setting. Curves are on ``two_theta``.
     """
 
     structure: "Structure"
@@ -319,10 +324,10 @@ class Fit:
 
     @property
     def r_wp(self) -> float:
-        """Weighted profile R factor in percent; only a refinement on unprepared data has one."""
+        """Weighted profile R factor in percent, of a refinement on unprepared data."""
         if "r_wp" not in self.r_values:
             raise ValueError(
-                f"this fit comes from engine '{self.engine}' on prepared data and has no R_wp; "
+                f"engine '{self.engine}' worked on prepared data, so this fit has no R_wp; "
                 "its profile residual is .residual, for R_wp refine it"
             )
         return self.r_values["r_wp"]

@@ -10,7 +10,9 @@ LINES = {28.44: 100, 47.30: 60, 56.12: 35, 69.13: 9, 76.37: 13}  # Si, Cu Kα1: 
 
 def counts(x: np.ndarray) -> np.ndarray:
     """Poisson counts of five lines of 0.3° over a background of 50."""
-    y = 50 + sum(20 * h * np.exp(-4 * np.log(2) * ((x - p) / 0.3) ** 2) for p, h in LINES.items())
+    y = 50 + sum(
+        20 * h * np.exp(-4 * np.log(2) * ((x - p) / 0.3) ** 2) for p, h in LINES.items()
+    )
     return np.random.default_rng(1).poisson(y)
 
 
@@ -24,7 +26,9 @@ def main() -> None:
     rows = ["".join(fields[i : i + 10]) + "\n" for i in range(0, len(y), 10)]
     bank = f"BANK 1 {len(y)} {len(rows)} CONST 2000 10 0 0 STD\n"
     (HERE / "si.gsas").write_text(f"Si, simulated, Cu Ka1\n{bank}{''.join(rows)}")
-    rows = [f"{100 * a:.1f} {b} {max(b, 1) ** 0.5:.3f}\n" for a, b in zip(x, y, strict=True)]
+    rows = [
+        f"{100 * a:.1f} {b} {max(b, 1) ** 0.5:.3f}\n" for a, b in zip(x, y, strict=True)
+    ]
     bank = f"BANK 1 {len(y)} {len(rows)} CONST 2000 10 0 0 FXYE\n"
     (HERE / "si.fxye").write_text(f"Si\n# wavelength 1.540593\n{bank}{''.join(rows)}")
     rows = [f"{a:.2f} {b}({round(max(b, 1) ** 0.5)})\n" for a, b in zip(x, y, strict=True)]

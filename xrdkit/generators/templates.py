@@ -2,8 +2,8 @@
 
 A substitution changes only the scattering factors: with S_k(h) the geometric sum over the
 atoms of slot k, |F|² = Σ_kl f_k f_l Re(S_k S_l*). So each member stores pair spectra
-P_kl(x) = Σ_h Re(S_k S_l*) δ(x - ln(q v^⅓)), v the volume per atom. A pattern on the same axis
-differs from its template by a shift only, as long as axial ratios are right.
+P_kl(x) = Σ_h Re(S_k S_l*) δ(x - ln(q v^⅓)), v the volume per atom. A pattern on the same
+axis differs from its template by a shift only, as long as axial ratios are right.
 """
 
 import time
@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xrdkit.crystal import U_ISO, symmetry_of
+from xrdkit.cell import lattice_of, onto_cell
+from xrdkit.crystal import U_ISO, one_crystal, symmetry_of
 from xrdkit.library import Library, expected_volume, mendeleev_numbers
 from xrdkit.scattering import dispersion, form_factors, half_spheres, lorentz_polarisation
-from xrdkit.types import Candidate, Crystals, Pattern, Problem, Progress, Radiation
+from xrdkit.types import Candidate, Pattern, Problem, Progress, Radiation
 
 X_MIN, X_STEP, BINS = (
     -0.3,
@@ -31,12 +32,13 @@ BLUR = 1.5  # bins (standard deviation): axial ratios may be wrong by a per cent
 CHUNK = 4_000_000  # phases at once
 MERGED = 24  # ways of merging species of a type, beyond which it is left out
 COMMON, CHEMISTRY = 0.5, 0.1  # weights in the prior: ln members, Mendeleev distance
+TRIES = 3000  # hits compared with a given cell
 ALIKE = 3  # hits kept of one type and one assignment
 
 
 @dataclass(frozen=True)
 class Group:
-    """All members of a library with the same slot counts, geometry scaled to one Å³ an atom.
+    """All members of a library with the same slot counts, scaled to one Å³ an atom.
 
     Atoms are sorted by slot. ``spectra`` are pair spectra, k <= l row-major, float16.
     """
@@ -224,10 +226,10 @@ def hits_of(problem: Problem, radiation: Radiation) -> Iterator[Hits]:
     allowed[library.rows] = True
     if problem.space_group:
         allowed &= library.space_group == problem.space_group
-    fixed = sum(problem.contents.values()) if problem.contents else None
+    sizes = allowed_sizes(problem, volume)
     for counts, rows in slot_counts(library):
         z, rest = divmod(sum(counts), atoms)
-        if rest or (fixed and sum(counts) != fixed) or not allowed[rows].any():
+        if rest or (sizes and sum(counts) not in sizes) or not allowed[rows].any():
             continue
         choices = assignments(counts, {e: n * z for e, n in formula.items()})
         if not choices or (len(choices) > MERGED and len(counts) > len(formula)):
@@ -242,6 +244,27 @@ def hits_of(problem: Problem, radiation: Radiation) -> Iterator[Hits]:
                 volume * np.exp(-3 * shift.numpy()),
                 best.numpy(),
             )
+
+
+def allowed_sizes(problem: Problem, volume: float) -> set[int]:
+    """Atoms that the primitive cell may hold; an empty set means any number.
+
+    Contents of a given cell may be those of a centred one: a half, third or quarter of them
+    is the primitive cell's. Without contents the expected volume per atom decides.
+    """
+    total = round(sum(problem.contents.values())) if problem.contents else None
+    if not problem.cells:
+        return {total} if total else set()
+    if total:
+        return {total // n for n in (1, 2, 3, 4) if total % n == 0}
+    atoms = round(sum(problem.formula.values()))
+    sizes = set()
+    for cell, _ in problem.cells:
+        inside = abs(np.linalg.det(lattice_of(cell))) / volume
+        for n in (1, 2, 3, 4):
+            low, high = inside / n / 1.4, inside / n * 1.4
+            sizes |= {k for k in range(atoms, int(high) + 1, atoms) if k >= low}
+    return sizes or {0}
 
 
 def propose(
@@ -259,11 +282,13 @@ def propose(
         np.concatenate([p.similarity for p in parts]),
     )
     found: list[Candidate] = []
-    for i in varied(problem.library, hits, count):
-        found.append(candidate(problem.library, hits, i))
+    for i in varied(problem.library, hits, TRIES if problem.cells else count):
+        found += candidates(problem, hits, i)
+        if len(found) >= count:
+            break
         if len(found) % 20 == 0:
             spent = time.monotonic() - started
-            yield Progress("templates", len(found), count, found[-1], seconds=spent)
+            yield Progress("templates", len(found), count, seconds=spent)
     return found
 
 
@@ -282,34 +307,40 @@ def varied(library: Library, hits: Hits, count: int) -> list[int]:
     return chosen
 
 
-def candidate(library: Library, hits: Hits, i: int) -> Candidate:
-    """One hit as a crystal with its symmetry."""
+def candidates(problem: Problem, hits: Hits, i: int) -> list[Candidate]:
+    """One hit as a crystal with its symmetry; strained onto the given cells, if any."""
+    library: Library = problem.library
     row = int(hits.row[i])
-    atoms = library.atoms(row)
+    atoms, number = library.atoms(row), int(library.space_group[row])
     numbers = np.array(hits.elements[i])[library.slot[atoms]]
     lattice, frac = library.lattice[row].astype(float), library.frac[atoms].astype(float)
-    scale = (hits.volume[i] * len(frac) / abs(np.linalg.det(lattice))) ** (1 / 3)
-    symmetry = symmetry_of(int(library.space_group[row]), lattice, frac, numbers)
-    n = len(frac)
-    crystal = Crystals(
-        torch.tensor(lattice * scale, dtype=torch.float32)[None],
-        torch.tensor(frac, dtype=torch.float32),
-        torch.tensor(numbers, dtype=torch.long),
-        torch.ones(n),
-        torch.full((n,), U_ISO),
-        torch.zeros(n, dtype=torch.long),
-    )
+    lattice *= (hits.volume[i] * len(frac) / abs(np.linalg.det(lattice))) ** (1 / 3)
+    lattices = [lattice]
+    if problem.cells:
+        lattices = [
+            m for cell, _ in problem.cells for m in onto_cell(lattice, number, cell)
+        ]
     kind = int(library.kind[row])
     members = int(library.type_size[kind])
     origin = f"{library.type_label[kind]}, {members} member{'s' if members > 1 else ''}"
-    return Candidate(crystal, symmetry, origin, log_prior(library, row, hits.elements[i]))
+    prior = log_prior(library, row, hits.elements[i])
+    return [
+        Candidate(
+            one_crystal(changed, frac, numbers),
+            symmetry_of(number, changed, frac, numbers),
+            origin,
+            prior,
+        )
+        for changed in lattices
+    ]
 
 
 def log_prior(library: Library, row: int, elements: tuple[int, ...]) -> float:
     """How plausible a substitution is before the pattern is seen (natural log).
 
     Types with many members are likelier, and elements that are chemically far (in Mendeleev
-    numbers, a mean over the atoms) from those of the nearest member of the type less likely.
+    numbers, a mean over the atoms) from those of the nearest member of the type less
+    likely.
     """
     kind = library.kind[row]
     alike = library.rows[library.kind[library.rows] == kind]

@@ -26,6 +26,7 @@ from xrdkit.refine.block import (
     profiles,
 )
 from xrdkit.refine.grid import Grid, make_grid
+from xrdkit.refine.texture import CHOICES, orientation_factors
 from xrdkit.types import Candidate, Fit, Instrument, Pattern, Phase, Progress
 from xrdkit.wavelengths import radiation_choices
 
@@ -37,7 +38,7 @@ PULL = 0.02  # of the squared residual: the cost of a parameter at its prior wid
 
 @dataclass(frozen=True)
 class Stage:
-    """One look at the pattern: blur (relative change of d), points per width, what is free."""
+    """One look at the pattern: blur (change of d), points per width, what is free."""
 
     strain: float
     per_fwhm: float
@@ -52,6 +53,7 @@ STAGES = (
     Stage(0.005, 3.0, 5, True, True, 40),
     Stage(0.0, 4.0, 14, True, True, 30),
 )
+TEXTURED, TEXTURE_STEPS, TEXTURE_GAIN, CLEAN = 10, 5, 0.93, 0.05
 PART = 64  # candidates of about the same size refined together
 Q_MAX = 9.0  # 1/Å; beyond, a powder pattern of inorganic solids says little
 
@@ -93,12 +95,38 @@ def refine_steps(
             spent = time.monotonic() - started
             yield Progress("refine", len(done), len(parts), best, note, spent)
         last = _survivors(done, stage.keep)
+        if stage.strain == 0:
+            worst = torch.cat([fitted.residual for fitted, _ in last]).sort().values
+            worst = float(worst[min(TEXTURED, len(worst)) - 1])
+            last = [
+                (with_texture(f, grid, stage, names, worst), names) for f, names in last
+            ]
         parts = [(fitted.block.trim(), names) for fitted, names in last]
     return [
         fit_of(fitted, i, candidate, grid)
         for fitted, names in last
         for i, candidate in enumerate(names)
     ]
+
+
+def with_texture(
+    fitted: "Fitted", grid: Grid, stage: Stage, names: list[Candidate], worst: float
+) -> "Fitted":
+    """The same fits, with a preferred orientation where that explains clearly more.
+
+    Tried where the residual is at most ``worst`` and leaves something to explain.
+    """
+    tried_on = (fitted.residual <= worst) & (fitted.residual > CLEAN)
+    for i in torch.nonzero(tried_on).flatten().tolist():
+        factors = orientation_factors(fitted.block, i, names[i])
+        many = fitted.block.select(torch.full((len(factors),), i))
+        many = replace(many, texture=factors, axis=torch.arange(len(factors)))
+        tried, _ = _state(many, grid, False)
+        best = tried.select(tried.residual.argmin()[None])
+        refined = refine_block(best.block, grid, replace(stage, steps=TEXTURE_STEPS))
+        if float(refined.residual[0]) < TEXTURE_GAIN * float(fitted.residual[i]):
+            fitted = _choose(torch.tensor([i]), refined, fitted)
+    return fitted
 
 
 Part = tuple[Block, list[Candidate]]
@@ -297,10 +325,13 @@ def _bounded(
 
 def _choose(rows: Int[Tensor, " chosen"], new: Fitted, old: Fitted) -> Fitted:
     """The old state with new ones in these rows."""
-    values = old.block.values.index_copy(0, rows, new.block.values)
+    changed = ("values", "texture", "axis")
+    block = {
+        n: getattr(old.block, n).index_copy(0, rows, getattr(new.block, n)) for n in changed
+    }
     names = ("residual", "penalty", "calculated", "background")
     rest = [getattr(old, n).index_copy(0, rows, getattr(new, n)) for n in names]
-    return Fitted(replace(old.block, values=values), *rest)
+    return Fitted(replace(old.block, **block), *rest)
 
 
 def fit_of(fitted: Fitted, i: int, candidate: Candidate, grid: Grid) -> Fit:
@@ -315,9 +346,11 @@ def fit_of(fitted: Fitted, i: int, candidate: Candidate, grid: Grid) -> Fit:
     )
     structure, number, symbol, sites = conventional(to_structure(crystal))
     zero = float(block.values[i, -EXTRAS])
+    axis = int(block.axis[i])
+    texture = None if axis < 0 else CHOICES[axis]
     return Fit(
         structure=structure,
-        phases=(Phase(crystal, candidate.symmetry),),
+        phases=(Phase(crystal, candidate.symmetry, texture=texture),),
         origin=candidate.origin,
         residual=float(fitted.residual[i]),
         score=candidate.prior,
@@ -330,5 +363,5 @@ def fit_of(fitted: Fitted, i: int, candidate: Candidate, grid: Grid) -> Fit:
         space_group=number,
         space_group_symbol=symbol,
         wyckoff=sites,
-        parameters=int(block.present[i].sum()) + 1 + grid.smooth.shape[1],
+        parameters=int(block.present[i].sum()) + 1 + grid.smooth.shape[1] + (axis >= 0),
     )

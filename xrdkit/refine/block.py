@@ -30,7 +30,8 @@ class Block:
 
     ``shift_basis`` columns move each atom by at most 1 Å. ``cell_basis`` are symmetric
     strains. ``values`` holds strains, shifts and the four extras; ``present`` says which
-    of them a candidate has. ``texture`` multiplies intensities.
+    of them a candidate has. ``texture`` multiplies
+    intensities, ``axis`` says which choice of texture.py made it (-1: none).
     """
 
     lattice: Float[Tensor, "crystals 3 3"]
@@ -43,6 +44,7 @@ class Block:
     cell_basis: Float[Tensor, "crystals 6 3 3"]
     shift_basis: Float[Tensor, "crystals coordinates shifts"]
     texture: Float[Tensor, "crystals lines"]
+    axis: Int[Tensor, " crystals"]
     values: Float[Tensor, "crystals parameters"]
     present: Bool[Tensor, "crystals parameters"]
 
@@ -77,6 +79,7 @@ class Block:
             self.cell_basis,
             self.shift_basis[:, : 3 * atoms, :k],
             self.texture[:, :lines],
+            self.axis,
             self.values[:, used],
             self.present[:, used],
         )
@@ -107,6 +110,7 @@ def pack(candidates: list[Candidate], q_max: float) -> Block:
         torch.zeros(b, STRAINS, 3, 3),
         torch.zeros(b, 3 * atoms, shifts),
         torch.ones(b, most),
+        torch.full((b,), -1),
         torch.zeros(b, STRAINS + shifts + EXTRAS),
         torch.zeros(b, STRAINS + shifts + EXTRAS, dtype=torch.bool),
     )
@@ -245,7 +249,7 @@ def spread(
 
 
 def shape(block: Block, grid: Grid) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Fourier transform of the line shape, its derivatives by log width and by share, and ik."""
+    """Fourier transform of the line shape, by log width, by share, and -ik."""
     k = (
         2
         * torch.pi

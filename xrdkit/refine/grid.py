@@ -22,8 +22,9 @@ MARGIN = 24.0  # FWHM of empty grid after the last point, so that tails do not w
 class Grid:
     """Observed profile over equally spaced u, and what is needed to put lines on it.
 
-    ``a`` and ``b`` are in degrees. ``weight`` is zero outside the measured ranges. ``blur`` is
-    the FWHM (in u) of the Gaussian that the observed profile has been convolved with.
+    ``a`` and ``b`` are in degrees. ``weight`` is zero outside the measured ranges.
+    ``blur`` is the FWHM (in u) of the Gaussian that the observed profile has been
+    convolved with.
     """
 
     a: float
