@@ -23,6 +23,7 @@ from xrdkit.refine.batch import (
 from xrdkit.refine.block import EXTRAS, STRAINS, current_frac, current_lattice, pack
 from xrdkit.refine.grid import Grid, make_grid
 from xrdkit.simulate import disturbed, pattern_of
+from xrdkit.solve import run
 from xrdkit.types import Candidate, Crystals, Fit, Instrument, Pattern, Radiation
 
 CU = Radiation((1.540593,))
@@ -48,12 +49,7 @@ def sharp_grid(pattern: Pattern) -> Grid:
 
 
 def result(pattern: Pattern, candidates: list[Candidate], **settings) -> list[Fit]:
-    steps = refine_steps(pattern, candidates, **settings)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            return finished.value
+    return run(refine_steps(pattern, candidates, **settings), False)
 
 
 def refined(fit: Fit) -> Crystals:
@@ -144,18 +140,18 @@ def test_symmetry_is_kept_exactly(name):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_step_worsens_the_cost(stage):
-    right = [candidate_of(STRUCTURES[name]) for name in ("CaTiO3", "SiO2", "KNbO3")]
-    pattern = measured(right[0])
+    right = candidate_of(STRUCTURES["CaTiO3"])
+    pattern = measured(right)
     grid = make_grid(
         pattern, typical_fwhm(pattern), strain=stage.strain, per_fwhm=stage.per_fwhm
     )
-    block = pack([moved(one, 0.01, 0.1, 2) for one in right], Q)
+    block = pack([moved(right, 0.004, 0.4, seed) for seed in range(6)], Q)
     costs = [
         cost(refine_block(block, grid, replace(stage, steps=n))) for n in range(stage.steps)
     ]
     for before, after in pairwise(costs):
         assert (after <= before * (1 + 1e-5)).all()
-    assert costs[-1][0] < 0.5 * costs[0][0]
+    assert (costs[-1] < costs[0]).all()
 
 
 def test_perfect_start_stays_where_it_is():

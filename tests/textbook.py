@@ -139,7 +139,8 @@ def with_elements(
 ) -> Structure:
     """The same structure with other elements, edges times ``scale``."""
     other = structure.copy()
-    other.replace_species(elements)
+    present = {site.specie.symbol for site in structure}
+    other.replace_species({old: new for old, new in elements.items() if old in present})
     other.scale_lattice(other.volume * scale**3)
     return other
 

@@ -257,6 +257,29 @@ def kept_strain(
     return np.einsum("gij,jk,glk->il", cartesian, strain, cartesian) / len(rotations)
 
 
+def images_of(
+    rotations: Int[np.ndarray, "operations 3 3"],
+    translations: Float[np.ndarray, "operations 3"],
+    frac: Float[np.ndarray, "atoms 3"],
+    numbers: Int[np.ndarray, " atoms"],
+) -> Int[np.ndarray, "operations atoms"]:
+    """Which atom every operation moves each atom onto."""
+    moved = np.einsum("gij,nj->gni", rotations, frac) + translations[:, None]
+    delta = moved[:, :, None] - frac
+    delta -= np.rint(delta)
+    return ((delta**2).sum(-1) + (numbers[:, None] != numbers)).argmin(-1)
+
+
+def orbits(
+    rotations: Int[np.ndarray, "operations 3 3"],
+    translations: Float[np.ndarray, "operations 3"],
+    frac: Float[np.ndarray, "atoms 3"],
+    numbers: Int[np.ndarray, " atoms"],
+) -> Int[np.ndarray, " atoms"]:
+    """The orbit of each atom, named by its first atom."""
+    return images_of(rotations, translations, frac, numbers).min(0)
+
+
 def coordinate_basis(
     rotations: Int[np.ndarray, "operations 3 3"],
     translations: Float[np.ndarray, "operations 3"],
@@ -265,11 +288,7 @@ def coordinate_basis(
 ) -> Float[np.ndarray, "coordinates shifts"]:
     """Displacements that keep the space group, without the shift of the whole crystal."""
     n = len(frac)
-    images = np.einsum("gij,nj->gni", rotations, frac) + translations[:, None]
-    delta = images[:, :, None] - frac  # operations, atom, image
-    delta -= np.rint(delta)
-    hit = (delta**2).sum(-1) + (numbers[:, None] != numbers)
-    target = hit.argmin(-1)  # operations, atoms
+    target = images_of(rotations, translations, frac, numbers)
     columns, done = [], np.zeros(n, bool)
     for atom in range(n):
         if done[atom]:

@@ -349,8 +349,8 @@ def _least_squares(
 
 
 ARRAYS = (
-    "lattice", "space_group", "kind", "start", "elements", "formula", "formula_of", "nature",
-    "frac", "slot", "type_size", "volumes",
+    "lattice", "space_group", "kind", "start", "elements", "formula", "formula_of",
+    "nature", "frac", "slot", "type_size", "volumes",
 )  # fmt: skip
 
 

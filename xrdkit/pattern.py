@@ -101,6 +101,12 @@ def exclude(pattern: Pattern, *ranges: tuple[float | int, float | int]) -> Patte
     return pattern
 
 
+def inside_ranges(pattern: Pattern, two_theta: np.ndarray) -> np.ndarray:
+    """Which angles (°) lie in the measured ranges of a pattern."""
+    inside = [(two_theta >= low) & (two_theta <= high) for low, high in pattern.ranges]
+    return np.any(inside, axis=0)
+
+
 def prepare(pattern: Pattern, *, background: bool = True) -> Pattern:
     """The pattern without background and single-point spikes, its maximum at one.
 

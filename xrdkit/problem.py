@@ -78,7 +78,7 @@ def _check_elements(counts: dict[str, float], text: str) -> None:
             raise ValueError(f"{element!r} in formula {text!r} is not an element; {hint}")
         if Element(element).Z > 98:
             raise ValueError(
-                f"{element} in formula {text!r} has no scattering factor here, Z = 1–98 have"
+                f"{element} in formula {text!r} has no scattering factor here; Z ≤ 98 have"
             )
         if n <= 0:
             raise ValueError(f"{element} in formula {text!r} has count {n:g}; leave it out")

@@ -17,7 +17,7 @@ from xrdkit.types import Fit, Problem, Solution, Verdict
 
 SHORTEST = 0.55  # of the sum of covalent radii
 SYSTEMATIC, FLOOR = 0.5, 0.001  # R0 = SYSTEMATIC · best residual + FLOOR
-OBSERVATIONS = 200  # more points than this are not independent where models are wrong
+OBSERVATIONS = 120  # more points than this are not independent where models are wrong
 SIMPLER = 1.15  # of duplicates the simplest stays whose residual is below this × the best
 SAME = 0.06  # largest difference of normalised distances between duplicates
 NEAR_TIE = 3.0  # difference in score

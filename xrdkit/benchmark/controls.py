@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from xrdkit.crystal import to_structure
-from xrdkit.generators.templates import Hits, assignments, candidate, slot_counts
+from xrdkit.generators.assign import fillings
+from xrdkit.generators.templates import Hits, candidates, numbered, slot_counts
 from xrdkit.library import Library, expected_volume
 from xrdkit.types import Candidate, Fit, Pattern, Phase, Problem, Solution
 
@@ -29,12 +30,10 @@ def by_prior(problem: Problem, count: int) -> list[Candidate]:
 
     The prior of an assignment is its type's members in use over its type's assignments.
     """
-    from pymatgen.core import Element
-
     library: Library = problem.library
-    formula = {Element(e).Z: round(n) for e, n in problem.formula.items()}
+    formula = numbered(problem.formula)
     atoms = sum(formula.values())
-    volume = expected_volume(library, {z: float(n) for z, n in formula.items()})
+    volume = expected_volume(library, formula)
     fixed = sum(problem.contents.values()) if problem.contents else None
     used = np.bincount(library.kind[library.rows], minlength=len(library.type_size))
     found: dict[tuple, tuple[float, int]] = {}
@@ -42,19 +41,19 @@ def by_prior(problem: Problem, count: int) -> list[Candidate]:
         z, rest = divmod(sum(counts), atoms)
         if rest or (fixed and sum(counts) != fixed) or len(counts) != len(formula):
             continue
-        choices = assignments(counts, {e: n * z for e, n in formula.items()})
+        choices = fillings(counts, {e: n * z for e, n in formula.items()})
         for row in np.intersect1d(rows, library.rows).tolist():
-            for elements in choices:
+            for filling in choices:
                 share = used[library.kind[row]] / len(choices)
-                found.setdefault((library.kind[row], elements), (share, row))
+                found.setdefault((library.kind[row], filling), (share, row))
     best = sorted(found.items(), key=lambda item: -item[1][0])[:count]
     hits = Hits(
         np.array([row for _, (_, row) in best]),
-        [elements for (_, elements), _ in best],
+        [filling for (_, filling), _ in best],
         np.full(len(best), volume),
         np.array([share for _, (share, _) in best]),
     )
-    return [candidate(library, hits, i) for i in range(len(best))]
+    return [c for i in range(len(best)) for c in candidates(problem, hits, i)]
 
 
 def as_fits(pattern: Pattern, candidates: Iterable[Candidate]) -> Iterable[Fit]:

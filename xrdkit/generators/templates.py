@@ -12,14 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from xrdkit.cell import lattice_of, onto_cell
-from xrdkit.crystal import U_ISO, one_crystal, symmetry_of
+from xrdkit.crystal import U_ISO, one_crystal, operations, orbits, symmetry_of
+from xrdkit.generators.assign import Filling, decorations, fillings
 from xrdkit.library import Library, expected_volume, mendeleev_numbers
+from xrdkit.pattern import inside_ranges
 from xrdkit.scattering import dispersion, form_factors, half_spheres, lorentz_polarisation
-from xrdkit.types import Candidate, Pattern, Problem, Progress, Radiation
+from xrdkit.types import Candidate, Pattern, Problem, Progress
 
 X_MIN, X_STEP, BINS = (
     -0.3,
@@ -30,7 +32,8 @@ SHIFTS = 18  # ± bins: ± 38 % in volume
 VOLUME_SPREAD, FAR = 0.12, 0.01  # ln V is known to ± 0.12; similarity lost at that distance
 BLUR = 1.5  # bins (standard deviation): axial ratios may be wrong by a per cent or two
 CHUNK = 4_000_000  # phases at once
-MERGED = 24  # ways of merging species of a type, beyond which it is left out
+MIXED = 24  # fillings of a type of other species number, beyond which it is left out
+OTHER = 2.0  # lost in the prior by fillings that merge or divide species
 COMMON, CHEMISTRY = 0.5, 0.1  # weights in the prior: ln members, Mendeleev distance
 TRIES = 3000  # hits compared with a given cell
 ALIKE = 3  # hits kept of one type and one assignment
@@ -114,6 +117,7 @@ def _spectra(
     ]
     values = torch.stack(pairs, -1) / float(ends[-1]) ** 2
     base = torch.floor(place)
+    values = values * ((base >= -1) & (base < BINS))[:, None]
     part = (place - base)[:, None]
     out = torch.zeros(len(lattice) * (BINS + 2), len(pairs))
     index = owner * (BINS + 2) + (base.long() + 1).clamp(0, BINS)
@@ -147,28 +151,11 @@ def observed_spectrum(
         np.diff(pattern.two_theta) * (pattern.intensity[1:] + pattern.intensity[:-1]) / 2
     )
     area = np.diff(np.interp(edges, x, np.concatenate([[0], np.cumsum(trapezia)])))
-    seen = (edges[1:] > x[0]) & (edges[:-1] < x[-1])
+    centres = np.interp((edges[1:] + edges[:-1]) / 2, x, pattern.two_theta)
+    seen = (edges[1:] > x[0]) & (edges[:-1] < x[-1]) & inside_ranges(pattern, centres)
     root = _blur(torch.tensor(area, dtype=torch.float32).clamp_min(0)).sqrt()
     mask = torch.tensor(seen, dtype=torch.float32)
     return (root * mask).unfold(0, BINS, 1), mask.unfold(0, BINS, 1)
-
-
-def assignments(counts: tuple[int, ...], contents: dict[int, int]) -> list[tuple[int, ...]]:
-    """Every way to put elements (atomic number: count) into slots of these counts.
-
-    Several slots may take the same element: a type of more species serves as well.
-    """
-    if len(counts) < len(contents) or sum(counts) != sum(contents.values()):
-        return []
-    partial: list[tuple[tuple[int, ...], dict[int, int]]] = [((), contents)]
-    for n in reversed(counts):
-        partial = [
-            ((z, *chosen), {**left, z: left[z] - n})
-            for chosen, left in partial
-            for z in left
-            if left[z] >= n
-        ]
-    return sorted(chosen for chosen, _ in partial)
 
 
 @dataclass(frozen=True)
@@ -176,74 +163,102 @@ class Hits:
     """Substitutions and how well they fit: library rows, elements by slot, Å³ an atom."""
 
     row: Int[np.ndarray, " hits"]
-    elements: list[tuple[int, ...]]
+    filling: list[Filling]
     volume: Float[np.ndarray, " hits"]
     similarity: Float[np.ndarray, " hits"]
 
+    @property
+    def shared(self) -> Bool[np.ndarray, " hits"]:
+        """Whether several elements share a slot and are still to be ordered."""
+        return np.array([any(len(group) > 1 for group in f) for f in self.filling], bool)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is the same for all templates: √areas and mask by shift, q of the bins, LP."""
+
+    observed: Float[Tensor, "shifts bins"]
+    mask: Float[Tensor, "shifts bins"]
+    s2: Float[Tensor, " bins"]
+    lp: Float[Tensor, " bins"]
+    wavelength: float
+    volume: float
+
+
+def search_of(pattern: Pattern, volume: float) -> Search:
+    """The search for structures of about this volume per atom (Å³) in a pattern."""
+    beam = pattern.radiation
+    q = torch.exp(X_MIN + X_STEP * torch.arange(BINS)) / volume ** (1 / 3)
+    sine = (q * beam.main / (4 * torch.pi)).clamp(max=0.999)
+    lp = lorentz_polarisation(torch.rad2deg(2 * torch.asin(sine)), beam.polarisation)
+    observed, mask = observed_spectrum(pattern, volume)
+    return Search(observed, mask, (q / (4 * torch.pi)) ** 2, lp, beam.main, volume)
+
+
+def slot_factors(
+    filling: Filling, counts: tuple[int, ...], contents: dict[int, int], search: Search
+) -> Float[Tensor, "slots bins"]:
+    """Scattering factor of each slot, the mean where several elements share it."""
+    rows = []
+    for group, count in zip(filling, counts, strict=True):
+        numbers = torch.tensor(group)
+        f = form_factors(numbers, search.s2)
+        f = f + dispersion(numbers, search.wavelength).real.to(f)[:, None]
+        share = [contents[z] / count if len(group) > 1 else 1.0 for z in group]
+        rows.append(f.new_tensor(share) @ f)
+    return torch.stack(rows) * torch.exp(-8 * torch.pi**2 * U_ISO * search.s2)
+
 
 def screen(
-    group: Group,
-    used: Int[np.ndarray, " chosen"],
-    elements: tuple[int, ...],
-    observed: tuple[Float[Tensor, "shifts bins"], Float[Tensor, "shifts bins"]],
-    volume: float,
-    radiation: Radiation,
-) -> tuple[Float[Tensor, " chosen"], Float[Tensor, " chosen"]]:
-    """Best similarity over all scales, and ln of its factor on q, for chosen members."""
-    q = torch.exp(X_MIN + X_STEP * torch.arange(BINS)) / volume ** (1 / 3)
-    s2 = (q / (4 * torch.pi)) ** 2
-    numbers = torch.tensor(elements)
-    f = (
-        form_factors(numbers, s2)
-        + dispersion(numbers, radiation.main).real.float()[:, None]
-    )
-    f = f * torch.exp(-8 * torch.pi**2 * U_ISO * s2)
-    sine = (q * radiation.main / (4 * torch.pi)).clamp(max=0.999)
-    lp = lorentz_polarisation(torch.rad2deg(2 * torch.asin(sine)), radiation.polarisation)
-    k, m = torch.triu_indices(len(elements), len(elements))
-    factors = f[k] * f[m] * lp
-    model = (
-        torch.einsum("mpx,px->mx", group.spectra[used].float(), factors).clamp_min(0).sqrt()
-    )
-    root, mask = observed
-    dot = model @ root.T
-    norm = (model**2 @ mask.T).clamp_min(1e-20).sqrt() * root.norm(dim=1).clamp_min(1e-20)
+    spectra: Float[Tensor, "members pairs bins"],
+    factors: Float[Tensor, "slots bins"],
+    search: Search,
+) -> tuple[Float[Tensor, " members"], Float[Tensor, " members"]]:
+    """Best similarity over all scales, and ln of the scale's factor on q."""
+    k, m = torch.triu_indices(len(factors), len(factors))
+    products = factors[k] * factors[m] * search.lp
+    model = torch.einsum("mpx,px->mx", spectra.float(), products).clamp_min(0)
+    norm = (model @ search.mask.T).clamp_min(1e-20).sqrt()
+    norm = norm * search.observed.norm(dim=1).clamp_min(1e-20)
     away = 3 * X_STEP * torch.arange(-SHIFTS, SHIFTS + 1) / VOLUME_SPREAD
-    best, shift = (dot / norm - FAR * away**2).max(-1)
+    similarity = model.sqrt() @ search.observed.T / norm - FAR * away**2
+    best, shift = similarity.max(-1)
     return best, (shift - SHIFTS) * X_STEP
 
 
-def hits_of(problem: Problem, radiation: Radiation) -> Iterator[Hits]:
+def hits_of(problem: Problem) -> Iterator[Hits]:
     """For every slot count of the library that fits the formula: all its substitutions."""
-    from pymatgen.core import Element
-
     library: Library = problem.library
-    formula = {Element(e).Z: round(n) for e, n in problem.formula.items()}
+    formula = numbered(problem.formula)
     atoms = sum(formula.values())
-    volume = expected_volume(library, formula)
-    observed = observed_spectrum(problem.pattern, volume)
+    search = search_of(problem.pattern, expected_volume(library, formula))
     allowed = np.zeros(len(library.kind), bool)
     allowed[library.rows] = True
     if problem.space_group:
         allowed &= library.space_group == problem.space_group
-    sizes = allowed_sizes(problem, volume)
+    sizes = allowed_sizes(problem, search.volume)
     for counts, rows in slot_counts(library):
         z, rest = divmod(sum(counts), atoms)
         if rest or (sizes and sum(counts) not in sizes) or not allowed[rows].any():
             continue
-        choices = assignments(counts, {e: n * z for e, n in formula.items()})
-        if not choices or (len(choices) > MERGED and len(counts) > len(formula)):
+        contents = {e: n * z for e, n in formula.items()}
+        choices = fillings(counts, contents)
+        if not choices or (len(choices) > MIXED and len(counts) != len(formula)):
             continue
-        group = group_of(library, counts, rows)
         used = np.nonzero(allowed[rows])[0]
-        for elements in choices:
-            best, shift = screen(group, used, elements, observed, volume, radiation)
-            yield Hits(
-                rows[used],
-                [elements] * len(used),
-                volume * np.exp(-3 * shift.numpy()),
-                best.numpy(),
-            )
+        spectra = group_of(library, counts, rows).spectra[used]
+        for filling in choices:
+            factors = slot_factors(filling, counts, contents, search)
+            best, shift = screen(spectra, factors, search)
+            volume = search.volume * np.exp(-3 * shift.numpy())
+            yield Hits(rows[used], [filling] * len(used), volume, best.numpy())
+
+
+def numbered(formula: dict[str, float]) -> dict[int, int]:
+    """Counts by atomic number of counts by symbol."""
+    from pymatgen.core import Element
+
+    return {Element(e).Z: round(n) for e, n in formula.items()}
 
 
 def allowed_sizes(problem: Problem, volume: float) -> set[int]:
@@ -270,60 +285,73 @@ def allowed_sizes(problem: Problem, volume: float) -> set[int]:
 def propose(
     problem: Problem, *, count: int, generator: torch.Generator, device: torch.device
 ) -> Iterator[Progress]:
-    """The ``count`` substitutions that look most like the pattern; returns candidates."""
+    """The substitutions that look most like the pattern; returns ``count`` candidates.
+
+    Half as many more may come from types whose slots several elements share.
+    """
     started = time.monotonic()
-    parts = list(hits_of(problem, problem.pattern.radiation))
+    parts = list(hits_of(problem))
     if not parts:
         return []
     hits = Hits(
         np.concatenate([p.row for p in parts]),
-        [e for p in parts for e in p.elements],
+        [f for p in parts for f in p.filling],
         np.concatenate([p.volume for p in parts]),
         np.concatenate([p.similarity for p in parts]),
     )
     found: list[Candidate] = []
-    for i in varied(problem.library, hits, TRIES if problem.cells else count):
-        found += candidates(problem, hits, i)
-        if len(found) >= count:
-            break
-        if len(found) % 20 == 0:
+    for shared, wanted in ((False, count), (True, count // 2)):
+        chosen = np.nonzero(hits.shared == shared)[0]
+        enough = len(found) + wanted
+        for i in varied(problem.library, hits, chosen, TRIES if problem.cells else wanted):
+            found = [*found, *candidates(problem, hits, i)][:enough]
+            if len(found) == enough:
+                break
             spent = time.monotonic() - started
-            yield Progress("templates", len(found), count, seconds=spent)
+            yield Progress("templates", len(found), 3 * count // 2, seconds=spent)
     return found
 
 
-def varied(library: Library, hits: Hits, count: int) -> list[int]:
-    """The most similar hits, at most ALIKE of one type and one assignment."""
-    order = np.argsort(-hits.similarity, kind="stable")
+def varied(
+    library: Library, hits: Hits, chosen: Int[np.ndarray, " chosen"], count: int
+) -> list[int]:
+    """The most similar of the chosen hits, at most ALIKE of one type and one filling."""
+    order = chosen[np.argsort(-hits.similarity[chosen], kind="stable")]
     seen: dict[tuple, int] = {}
-    chosen = []
+    best = []
     for i in order.tolist():
-        key = (int(library.kind[hits.row[i]]), hits.elements[i])
+        key = (int(library.kind[hits.row[i]]), hits.filling[i])
         seen[key] = seen.get(key, 0) + 1
         if seen[key] <= ALIKE:
-            chosen.append(i)
-            if len(chosen) == count:
+            best.append(i)
+            if len(best) == count:
                 break
-    return chosen
+    return best
 
 
 def candidates(problem: Problem, hits: Hits, i: int) -> list[Candidate]:
-    """One hit as a crystal with its symmetry; strained onto the given cells, if any."""
+    """One hit as crystals with their symmetry: every ordering, every way onto the cells."""
     library: Library = problem.library
-    row = int(hits.row[i])
+    row, filling = int(hits.row[i]), hits.filling[i]
     atoms, number = library.atoms(row), int(library.space_group[row])
-    numbers = np.array(hits.elements[i])[library.slot[atoms]]
-    lattice, frac = library.lattice[row].astype(float), library.frac[atoms].astype(float)
+    slot, frac = library.slot[atoms], library.frac[atoms].astype(float)
+    lattice = library.lattice[row].astype(float)
     lattice *= (hits.volume[i] * len(frac) / abs(np.linalg.det(lattice))) ** (1 / 3)
     lattices = [lattice]
     if problem.cells:
         lattices = [
             m for cell, _ in problem.cells for m in onto_cell(lattice, number, cell)
         ]
+    z = len(frac) // sum(numbered(problem.formula).values())
+    contents = {e: n * z for e, n in numbered(problem.formula).items()}
+    orbit = orbits(*operations(number), frac, slot)
+    orderings = decorations(filling, slot, orbit, contents)
     kind = int(library.kind[row])
     members = int(library.type_size[kind])
     origin = f"{library.type_label[kind]}, {members} member{'s' if members > 1 else ''}"
-    prior = log_prior(library, row, hits.elements[i])
+    if len(filling) < len(contents):
+        origin += ", ordered"
+    prior = log_prior(library, row, filling)
     return [
         Candidate(
             one_crystal(changed, frac, numbers),
@@ -332,21 +360,26 @@ def candidates(problem: Problem, hits: Hits, i: int) -> list[Candidate]:
             prior,
         )
         for changed in lattices
+        for numbers in orderings
     ]
 
 
-def log_prior(library: Library, row: int, elements: tuple[int, ...]) -> float:
+def log_prior(library: Library, row: int, filling: Filling) -> float:
     """How plausible a substitution is before the pattern is seen (natural log).
 
-    Types with many members are likelier, and elements that are chemically far (in Mendeleev
-    numbers, a mean over the atoms) from those of the nearest member of the type less
-    likely.
+    Types with many members are likelier. Less likely are elements that are chemically far
+    (in Mendeleev numbers, a mean over the atoms) from those of the nearest member of the
+    type, and fillings of types with another number of species.
     """
     kind = library.kind[row]
     alike = library.rows[library.kind[library.rows] == kind]
-    slots = len(elements)
-    wanted = mendeleev_numbers()[list(elements)]
+    slots = len(filling)
+    scale = mendeleev_numbers()
+    wanted = np.array([scale[list(group)].mean() for group in filling])
     counts = np.bincount(library.slot[library.atoms(row)], minlength=slots)
     distance = np.abs(library.nature[alike, :slots] - wanted) @ counts / counts.sum()
     far = float(distance.min()) if len(alike) else 50.0
-    return COMMON * float(np.log(library.type_size[kind])) - CHEMISTRY * far
+    elements = {z for group in filling for z in group}
+    other = slots != len(elements)
+    size = float(np.log(library.type_size[kind]))
+    return COMMON * size - CHEMISTRY * far - OTHER * other

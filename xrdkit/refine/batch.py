@@ -119,13 +119,14 @@ def with_texture(
     tried_on = (fitted.residual <= worst) & (fitted.residual > CLEAN)
     for i in torch.nonzero(tried_on).flatten().tolist():
         factors = orientation_factors(fitted.block, i, names[i])
-        many = fitted.block.select(torch.full((len(factors),), i))
-        many = replace(many, texture=factors, axis=torch.arange(len(factors)))
+        each = torch.arange(len(factors), device=factors.device)
+        many = fitted.block.select(torch.full_like(each, i))
+        many = replace(many, texture=factors, axis=each)
         tried, _ = _state(many, grid, False)
         best = tried.select(tried.residual.argmin()[None])
         refined = refine_block(best.block, grid, replace(stage, steps=TEXTURE_STEPS))
         if float(refined.residual[0]) < TEXTURE_GAIN * float(fitted.residual[i]):
-            fitted = _choose(torch.tensor([i]), refined, fitted)
+            fitted = _choose(torch.full_like(each[:1], i), refined, fitted)
     return fitted
 
 

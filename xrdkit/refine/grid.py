@@ -13,6 +13,7 @@ from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
+from xrdkit.pattern import inside_ranges
 from xrdkit.types import Pattern, Radiation
 
 MARGIN = 24.0  # FWHM of empty grid after the last point, so that tails do not wrap around
@@ -99,7 +100,7 @@ def make_grid(
     observed = np.diff(PchipInterpolator(u, area)(edges)) / step
     centres = (edges[1:] + edges[:-1]) / 2
     two_theta = np.interp(centres, u, angle)
-    weight = _measured(pattern, two_theta)
+    weight = inside_ranges(pattern, two_theta).astype(float)
     if wide:
         observed = _gaussian_blur(observed * weight, step)
         inner = (centres > u[0] + 0.7) & (centres < u[-1] - 0.7)
@@ -126,12 +127,6 @@ def make_grid(
 def _stretch(two_theta: Float[np.ndarray, " points"], a: float, b: float) -> np.ndarray:
     sine = torch.as_tensor(np.sin(np.radians(two_theta / 2)))
     return stretch(sine, a, b)[0].numpy()
-
-
-def _measured(pattern: Pattern, two_theta: Float[np.ndarray, " points"]) -> np.ndarray:
-    """One inside the pattern's ranges, zero outside."""
-    inside = [(two_theta >= low) & (two_theta <= high) for low, high in pattern.ranges]
-    return np.any(inside, axis=0).astype(float)
 
 
 def _noise(pattern: Pattern) -> float:

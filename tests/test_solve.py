@@ -1,0 +1,287 @@
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Structure
+from textbook import STRUCTURES, another_pose, table_of, with_elements
+
+from xrdkit.crystal import from_structures
+from xrdkit.generators import templates
+from xrdkit.library import Library, build
+from xrdkit.simulate import pattern_of, realistic
+from xrdkit.solve import run, solve, solve_steps
+from xrdkit.types import Instrument, Pattern, Progress, Radiation, Solution
+from xrdkit.wavelengths import radiation as beam
+
+PEAKS = Instrument(w=0.01, y=0.05)
+STRICT = StructureMatcher(ltol=0.05, stol=0.2, angle_tol=3, scale=False)
+SWAPS = {
+    "Na": "K", "Cl": "Br", "Cs": "Tl", "Zn": "Cd", "S": "Te", "Ca": "Sr", "F": "Cl",
+    "Sr": "Ba", "Ti": "Sn", "O": "F", "Fe": "Ru", "Cu": "Ag", "Al": "Cr", "Mg": "Mn",
+    "La": "Eu", "Si": "Ge", "C": "B", "Pb": "Bi", "Zr": "Hf", "Nb": "Ta", "Li": "Na",
+    "Ni": "Co", "As": "Sb", "Mo": "W", "K": "Rb", "W": "Mo",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    """The textbook structures, and all of them with other elements and longer edges.
+
+    ``solved`` leaves out the formula asked for, so that only its relatives help.
+    """
+    generator = np.random.default_rng(4)
+    swapped = [another_pose(relative(s), generator) for s in STRUCTURES.values()]
+    return build(table_of([*STRUCTURES.values(), *swapped]))
+
+
+@pytest.fixture(scope="module")
+def solved(library):
+    def solve_quietly(pattern: Pattern, formula: str, **given) -> Solution:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            given = {"library": library.without((formula,)), "progress": False, **given}
+            return solve(pattern, formula, **given)
+
+    return solve_quietly
+
+
+def relative(structure: Structure) -> Structure:
+    return with_elements(structure, SWAPS, 1.06)
+
+
+def measured(name: str, radiation: Radiation, seed: int = 0) -> Pattern:
+    """A pattern of a textbook structure as counts with background and noise."""
+    span = (10.0, 90.0) if radiation.main > 1 else (4.0, 40.0)
+    clean = pattern_of(
+        from_structures([STRUCTURES[name]]),
+        radiation,
+        two_theta=(*span, 3201),
+        instrument=PEAKS if radiation.main > 1 else replace(PEAKS, w=0.0009, y=0.02),
+    )
+    noise = torch.Generator().manual_seed(seed)
+    return realistic(clean, noise, counts=50_000.0, background=0.03)
+
+
+@pytest.fixture(scope="module")
+def rutile(solved) -> Solution:
+    return solved(measured("TiO2", beam("CuKa")), "TiO2")
+
+
+def right(solution: Solution, name: str) -> bool:
+    return STRICT.fit(solution.fits[0].structure, STRUCTURES[name])
+
+
+def formula_of(name: str) -> str:
+    return STRUCTURES[name].composition.reduced_formula
+
+
+def test_rutile_is_found_from_tin_fluoride_with_cell_and_coordinate(rutile):
+    best = rutile.fits[0]
+    assert right(rutile, "TiO2")
+    assert (best.space_group, best.space_group_symbol) == (136, "P4_2/mnm")
+    assert sorted(best.wyckoff.split(", ")) in (["O 4f", "Ti 2a"], ["O 4f", "Ti 2b"])
+    assert best.structure.lattice.abc == pytest.approx((4.594, 4.594, 2.959), abs=0.005)
+    oxygen = best.structure.frac_coords[best.structure.atomic_numbers.index(8)]
+    assert min(oxygen[0] % 0.5, 0.5 - oxygen[0] % 0.5) == pytest.approx(0.195, abs=0.01)
+    assert best.origin.startswith("AB2 136 2")
+
+
+def test_good_fit_is_good_in_every_respect(rutile):
+    best = rutile.fits[0]
+    assert best.residual < 0.15
+    assert rutile.verdict == "confident"
+    assert rutile.confidence > 0.6
+    assert len(best.observed) == len(best.calculated) == len(best.two_theta)
+    assert best.residual == min(fit.residual for fit in rutile.fits)
+
+
+def test_fits_come_best_first_and_are_distinct(rutile):
+    scores = [fit.score for fit in rutile.fits]
+    assert scores == sorted(scores, reverse=True)
+    assert [i for group in rutile.groups for i in group] == list(range(len(scores)))
+    volumes = {(f.space_group, round(f.structure.volume, 1)) for f in rutile.fits}
+    assert len(volumes) == len(scores)
+
+
+def test_every_answer_has_the_composition_asked_for(rutile):
+    formulas = {f.structure.composition.reduced_formula for f in rutile.fits}
+    assert formulas == {"TiO2"}
+
+
+TEXTBOOK = (
+    "NaCl", "CsCl", "ZnS", "CaF2", "W", "ZnO", "SrTiO3", "Al2O3", "CaCO3", "TiO2 141",
+    "FeS2", "MgAl2O4", "CuO", "K2NiF4", "LiGaO2", "ZrO2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEXTBOOK)
+def test_textbook_structure_is_ranked_first_with_copper_radiation(name, solved):
+    assert right(solved(measured(name, beam("CuKa")), formula_of(name)), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "radiation"),
+    [
+        ("TiO2", beam("CoKa")),
+        ("CaTiO3", beam("CoKa")),
+        ("TiO2", Radiation((0.4959,), polarisation=0.97)),
+        ("SiO2", Radiation((0.4959,), polarisation=0.97)),
+        ("NaCl", beam("MoKa1")),
+    ],
+)
+def test_textbook_structure_is_ranked_first_with_other_radiation(name, radiation, solved):
+    assert right(solved(measured(name, radiation), formula_of(name)), name)
+
+
+@pytest.mark.parametrize(("doublet", "name"), [(True, "CuKa"), (False, "CuKa1")])
+def test_bare_wavelength_finds_out_whether_the_doublet_is_there(doublet, name, solved):
+    bare = beam(1.5406)
+    assert bare.kalpha2 is None
+    pattern = replace(measured("TiO2", beam(name)), radiation=bare)
+    solution = solved(pattern, "TiO2")
+    assert len(solution.fits[0].radiation.wavelengths) == 1 + doublet
+    assert right(solution, "TiO2")
+
+
+def test_space_group_given_admits_no_other(solved):
+    pattern = measured("TiO2", beam("CuKa"))
+    solution = solved(pattern, "TiO2", space_group="P4_2/mnm")
+    assert right(solution, "TiO2")
+    assert all("136" in fit.origin for fit in solution.fits)
+
+
+def test_contents_given_admit_no_other(solved):
+    pattern = measured("TiO2", beam("CuKa"))
+    solution = solved(pattern, "TiO2", contents="Ti2 O4")
+    assert right(solution, "TiO2")
+    for fit in solution.fits:
+        assert len(fit.phases[0].crystal.numbers) == 6
+
+
+def test_wrong_space_group_leaves_the_right_structure_out(solved):
+    solution = solved(measured("TiO2", beam("CuKa")), "TiO2", space_group=225)
+    assert not any(STRICT.fit(f.structure, STRUCTURES["TiO2"]) for f in solution.fits)
+    assert solution.verdict != "confident"
+
+
+def test_excluded_formula_takes_its_templates_away(solved):
+    pattern = measured("TiO2", beam("CuKa"))
+    solution = solved(pattern, "TiO2", exclude=("F2Sn",))  # what rutile was solved from
+    assert not any("AB2 136" in f.origin or "AB2 141" in f.origin for f in solution.fits)
+    assert not any(STRICT.fit(f.structure, STRUCTURES["TiO2"]) for f in solution.fits)
+    assert solution.problem.exclude == {"F2Sn"}
+    assert solution.verdict != "confident"
+
+
+def test_formula_without_a_type_gives_no_verdict_and_no_crash(solved):
+    solution = solved(measured("TiO2", beam("CuKa")), "Ti7O11")
+    assert solution.fits == ()
+    assert (solution.verdict, solution.confidence) == ("none", 0.0)
+    assert "no known structure type" in solution.reasons[0]
+
+
+def test_pattern_of_another_compound_is_not_explained(solved):
+    solution = solved(measured("CaCO3", beam("CuKa")), "NaCl")
+    assert solution.verdict == "none"
+    assert solution.confidence < 0.2
+
+
+def test_same_seed_gives_the_same_answer(rutile, solved):
+    again = solved(measured("TiO2", beam("CuKa")), "TiO2")
+    for one, other in zip(rutile.fits, again.fits, strict=True):
+        assert (one.score, one.residual) == (other.score, other.residual)
+        assert one.structure == other.structure
+
+
+def test_scale_of_the_counts_does_not_change_the_answer(solved):
+    pattern = measured("TiO2", beam("CuKa"))
+    louder = replace(pattern, intensity=pattern.intensity * 7.5, sigma=None)
+    quieter = replace(pattern, sigma=None)
+    one, other = (solved(p, "TiO2").fits[0] for p in (louder, quieter))
+    assert one.residual == pytest.approx(other.residual, abs=1e-3)
+    assert STRICT.fit(one.structure, other.structure)
+
+
+def test_candidates_limits_the_fits(solved):
+    solution = solved(measured("TiO2", beam("CuKa")), "TiO2", candidates=2)
+    assert len(solution.fits) == 2
+
+
+def test_unknown_source_is_refused_with_the_known_ones(solved):
+    with pytest.raises(
+        ValueError, match="source 'magic' is not known; choose from templates"
+    ):
+        solved(measured("TiO2", beam("CuKa")), "TiO2", sources=("magic",))
+
+
+def test_a_function_serves_as_a_source(solved):
+    asked = []
+
+    def three(problem, *, count, generator, device):
+        asked.append((problem.formula, count, device.type))
+        steps = templates.propose(problem, count=3, generator=generator, device=device)
+        return (yield from steps)
+
+    solution = solved(measured("TiO2", beam("CuKa")), "TiO2", sources=(three,))
+    assert asked == [({"Ti": 1, "O": 2}, 300, "cpu")]
+    assert 1 <= len(solution.fits) <= 3
+
+
+def test_steps_yield_progress_and_return_the_solution(library):
+    def recorded(steps):
+        answers.append((yield from steps))
+
+    pattern, answers = measured("TiO2", beam("CuKa")), []
+    seen = list(recorded(solve_steps(pattern, "TiO2", library=library)))
+    assert all(isinstance(step, Progress) for step in seen)
+    assert all(0 <= step.done <= step.total for step in seen)
+    assert "refine" in {step.stage for step in seen}
+    assert isinstance(answers[0], Solution)
+    assert right(answers[0], "TiO2")
+
+
+def test_settings_and_seconds_are_kept(rutile):
+    solution = rutile
+    assert solution.settings["formula"] == "TiO2"
+    assert solution.settings["seed"] == 0
+    assert list(solution.seconds) == ["prepare", "propose", "refine", "rank"]
+    assert all(value >= 0 for value in solution.seconds.values())
+
+
+def test_close_stops_the_source_at_once(library):
+    ended = []
+
+    def endless(problem, *, count, generator, device):
+        try:
+            while True:
+                yield Progress("endless", 0, 1)
+        finally:
+            ended.append(True)
+
+    pattern = measured("TiO2", beam("CuKa"))
+    steps = solve_steps(pattern, "TiO2", library=library, sources=(endless,))
+    assert next(steps).stage == "endless"
+    steps.close()
+    assert ended == [True]
+    with pytest.raises(StopIteration):
+        next(steps)
+
+
+def test_run_shows_a_bar_only_when_asked(capsys):
+    def two_steps():
+        yield Progress("refine", 1, 2, message="best 0.1")
+        yield Progress("refine", 2, 2)
+        return "answer"
+
+    assert run(two_steps(), progress=False) == "answer"
+    assert capsys.readouterr().err == ""
+    assert run(two_steps(), progress=True) == "answer"
+    assert "refine" in capsys.readouterr().err
+
+
+def test_bad_formula_stops_before_any_work(library):
+    with pytest.raises(ValueError, match="write TiO2"):
+        solve(measured("TiO2", beam("CuKa")), "Ti02", library=library, progress=False)
