@@ -139,6 +139,7 @@ def sample(shared):
     return table.select(chosen.tolist())
 
 
+@pytest.mark.slow
 def test_types_agree_with_pymatgens_anonymous_matches(sample):
     """Pairs of one space group and anonymous formula; counted in November 2026:
 

@@ -89,7 +89,7 @@ def test_hydrogen_may_be_as_near_as_it_is_in_water():
 def test_another_cell_origin_or_order_is_a_duplicate(name):
     generator = np.random.default_rng(5)
     one = STRUCTURES[name]
-    fits = [fit(one)] + [fit(another_pose(one, generator)) for _ in range(3)]
+    fits = [fit(one)] + [fit(another_pose(one, generator)) for _ in range(2)]
     assert len(merged(fits)) == 1
 
 
@@ -98,11 +98,11 @@ def test_polymorphs_are_not_duplicates():
 
 
 def test_exchanged_elements_are_not_duplicates():
-    zinc, iron = (
+    one, other = (
         STRUCTURES["SrTiO3"],
         with_elements(STRUCTURES["SrTiO3"], {"Sr": "Ti", "Ti": "Sr"}),
     )
-    assert len(merged([fit(zinc), fit(iron)])) == 2
+    assert len(merged([fit(one), fit(other)])) == 2
 
 
 def test_cells_of_other_volume_are_not_duplicates():

@@ -68,7 +68,7 @@ class Library:
         """Atoms in the primitive cell of every member."""
         return np.diff(self.start)
 
-    def atoms(self, member: int) -> slice:
+    def atoms(self, member: int | np.integer) -> slice:
         """The atom rows of a member."""
         return slice(int(self.start[member]), int(self.start[member + 1]))
 
@@ -132,12 +132,14 @@ def member_of(
         atoms = np.nonzero(cell.numbers == z)[0]
         sizes = tuple(np.sort(np.unique(cell.orbit[atoms], return_counts=True)[1]).tolist())
         features = distance_features(cell.lattice, cell.frac, atoms)
-        described.append((len(atoms), sizes, features.tolist(), int(z)))
-    described.sort()
-    elements = tuple(z for *_, z in described)
+        # rounded, so that noise does not decide the order of slots that are nearly alike
+        order = (len(atoms), sizes, np.round(features, 1).tolist(), features.sum().round(3))
+        described.append((*order, int(z), features))
+    described.sort(key=lambda row: row[:-1])
+    elements = tuple(z for *_, z, _ in described)
     slot = np.array([elements.index(z) for z in cell.numbers])
     key = (cell.space_group, *((count, sizes) for count, sizes, *_ in described))
-    features = np.concatenate([np.array(features) for _, _, features, _ in described])
+    features = np.concatenate([row[-1] for row in described])
     return Member(cell, slot, elements, key, features)
 
 

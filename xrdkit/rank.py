@@ -34,7 +34,7 @@ def possible(fit: Fit) -> bool:
         np.fill_diagonal(distance, np.inf)
         if (distance < SHORTEST * (radii[:, None] + radii)).any():
             return False
-    return min(structure.lattice.abc) > 2 * SHORTEST * radii.max()
+    return bool(min(structure.lattice.abc) > 2 * SHORTEST * radii.max())
 
 
 def log_evidence(
