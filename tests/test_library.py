@@ -35,7 +35,7 @@ def member(structure):
 
 
 def types(*structures):
-    return find_types([member(s) for s in structures]).tolist()
+    return find_types([member(s) for s in structures])[0].tolist()
 
 
 def other_elements(structure):
@@ -146,7 +146,7 @@ def test_types_agree_with_pymatgens_anonymous_matches(sample):
     of one type 60 of 60 match, of two types 29 of 60 (its tolerances are wider than ours).
     """
     members = [member_of(*sample.arrays(i)) for i in range(len(sample))]
-    kinds, groups = find_types(members), {}
+    kinds, groups = find_types(members)[0], {}
     for i, m in enumerate(members):
         groups.setdefault((m.key[0], *(count for count, _ in m.key[1:])), []).append(i)
     pairs = np.array([p for group in groups.values() for p in combinations(group, 2)])

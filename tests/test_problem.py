@@ -55,8 +55,8 @@ def test_hydrate_keeps_its_water_or_is_refused(formula):
 @pytest.mark.parametrize(("formula", "message"), [
     ("", "is empty; give one such as TiO2"),
     ("   ", "is empty"),
-    ("()", "empty|no element"),
-    ("Ti02", r"'Ti02' has a zero where O may be meant; write TiO2\?"),
+    ("()", "empty|no element|cannot be read"),
+    ("Ti02", r"'Ti02' has a zero where the letter O may be meant; write TiO2\?"),
     ("Mg(0H)2", "formula"),
     ("Xx2O3", "'Xx' in formula 'Xx2O3' is not an element; mind upper and lower case"),
     ("TiQ2", "'Q' in formula 'TiQ2' is not an element"),
@@ -145,7 +145,7 @@ def test_contents_are_any_multiple_of_the_formula(pattern, library, contents):
     ({"contents": "Si2O4"}, "contents 'Si2O4' are not a multiple"),
     ({"contents": "Ti0.5O1"}, "fractional counts"),
     ({"contents": "Ti100O200"}, "hold 300 atoms; at most 200"),
-    ({"contents": "Ti02"}, "where O may be meant"),
+    ({"contents": "Ti02"}, "where the letter O may be meant"),
     ({"cell": (4.6, 4.6, 3.0)}, "has 3 numbers; give a, b, c, α, β, γ"),
     ({"cell": ()}, "has 0 numbers"),
     ({"cell": (0.4594, 0.4594, 0.2959, 90.0, 90.0, 90.0)}, "within 1–100 Å; give them"),
@@ -158,7 +158,7 @@ def test_contents_are_any_multiple_of_the_formula(pattern, library, contents):
     ({"cell": (4.6, 4.6, 3.0, np.nan, 90.0, 90.0)}, "enclose no volume"),
     ({"space_group": "P9"}, "space group 'P9' is not known; give a number from 1 to 230"),
     ({"space_group": 231}, "space group 231 is not known"),
-    ({"exclude": ("Ti02",)}, "where O may be meant"),
+    ({"exclude": ("Ti02",)}, "where the letter O may be meant"),
     ({"exclude": ("Xx",)}, "not an element"),
 ])
 def test_nonsense_is_refused_with_the_value(pattern, library, given, message):

@@ -15,7 +15,7 @@ import xrdkit
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "types wavelengths scattering profile disturb simulate metrics formats peaks pattern "
-    "crystal dataset library problem models generators train retrieve rank refine solve "
+    "crystal cell dataset library prototypes problem models generators train retrieve rank refine solve "
     "benchmark report batch cli __main__"
 ).split()
 BARE = ("types", "scattering", "profile", "simulate", "metrics", "models", "train")

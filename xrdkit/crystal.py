@@ -187,7 +187,8 @@ def space_group_types() -> tuple[tuple[int, str, str], ...]:
 
 
 def space_group_number(name: int | str) -> int:
-    """A space group's number from a number or a Hermann–Mauguin symbol, spaces or not."""
+    """A space group's number from a number or a Hermann–Mauguin symbol, any setting."""
+    import gemmi
 
     def plain(text: str) -> str:
         return text.replace(" ", "").replace("_", "").lower()
@@ -197,6 +198,10 @@ def space_group_number(name: int | str) -> int:
     for number, short, full in space_group_types():
         if plain(str(name)) in (plain(short), plain(full)):
             return number
+    symbol = "" if str(name).isdigit() else str(name).replace("_", "")
+    found = gemmi.find_spacegroup_by_name(symbol)
+    if found is not None:
+        return found.number
     raise ValueError(
         f"space group {name!r} is not known; "
         "give a number from 1 to 230 or a symbol such as P4_2/mnm"

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import islice, permutations, product
 from math import gcd
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +28,7 @@ from xrdkit.types import Progress
 
 FORMAT = 1
 SAME_TYPE = 0.15  # largest difference of normalised distances within one type
+MOST_ORDERS = 24  # of slots that are alike by count and orbits
 NEIGHBOURS = 12
 
 
@@ -240,7 +242,7 @@ def _pool(workers: int) -> Iterator:
 
 def assemble(members: list[Member], info: dict) -> Library:
     """A library of these members, sorted into types."""
-    kind = find_types(members)
+    kind, members = find_types(members)
     slots = max(len(m.elements) for m in members)
     labels: dict[int, str] = {}
     for member, k in zip(members, kind.tolist(), strict=True):
@@ -287,21 +289,49 @@ def mendeleev_numbers() -> Float[np.ndarray, " elements"]:
     )
 
 
-def find_types(members: list[Member]) -> Int[np.ndarray, " members"]:
-    """The type of each member: the nearest leader with its key, or a new one."""
+def find_types(members: list[Member]) -> tuple[Int[np.ndarray, " members"], list[Member]]:
+    """The type of each member, and the members with their slots in the order of their type.
+
+    The type is that of the nearest leader with the same key, or a new one.
+    """
     leaders: dict[tuple, tuple[list[int], list[np.ndarray]]] = {}
-    kind, count = np.zeros(len(members), np.int32), 0
+    kind, count, ordered = np.zeros(len(members), np.int32), 0, []
     for row, member in enumerate(members):
         names, prints = leaders.setdefault(member.key, ([], []))
         if prints:
-            apart = np.abs(np.array(prints) - member.features).max(-1)
-            if apart.min() < SAME_TYPE:
-                kind[row] = names[int(apart.argmin())]
+            variants = [in_order(member, order) for order in slot_orders(member.key)]
+            ours = np.array([v.features for v in variants])
+            apart = np.abs(np.array(prints) - ours[:, None]).max(-1)  # orders, leaders
+            best, leader = np.unravel_index(apart.argmin(), apart.shape)
+            if apart[best, leader] < SAME_TYPE:
+                kind[row] = names[leader]
+                ordered.append(variants[best])
                 continue
         names.append(count)
         prints.append(member.features)
+        ordered.append(member)
         kind[row], count = count, count + 1
-    return kind
+    return kind, ordered
+
+
+def slot_orders(key: tuple) -> list[tuple[int, ...]]:
+    """Orders of the slots that leave a key as it is: slots of equal counts and orbits."""
+    slots = key[1:]
+    alike = [
+        [i for i, other in enumerate(slots) if other == slot]
+        for slot in sorted(set(slots), key=slots.index)
+    ]
+    parts = [list(permutations(group))[:MOST_ORDERS] for group in alike]
+    return [sum(choice, ()) for choice in islice(product(*parts), MOST_ORDERS)]
+
+
+def in_order(member: Member, order: tuple[int, ...]) -> Member:
+    """The same member with its slots in another order."""
+    features = member.features.reshape(len(order), -1)[list(order)].ravel()
+    elements = tuple(member.elements[i] for i in order)
+    return replace(
+        member, features=features, elements=elements, slot=np.argsort(order)[member.slot]
+    )
 
 
 ANIONS = ((8, 9), (1, 7, 16, 17, 34, 35, 52, 53))  # oxides and fluorides; other salts; rest
@@ -361,6 +391,7 @@ MAKE_ONE = "make one with: xrdkit library build TABLE -o FILE"
 
 def save(library: Library, path: str | Path) -> None:
     """Write a library as safetensors; an old file stays until the new one is whole."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     arrays = {name: np.ascontiguousarray(getattr(library, name)) for name in ARRAYS}
@@ -369,6 +400,10 @@ def save(library: Library, path: str | Path) -> None:
     try:
         save_file(arrays, temporary, metadata={"xrdkit.library": json.dumps(library.info)})
         os.replace(temporary, path)
+    except SafetensorError as error:
+        raise OSError(
+            f"{path} cannot be written ({error}); name a folder that exists and is yours"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

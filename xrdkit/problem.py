@@ -17,28 +17,39 @@ TERM = re.compile(r"([A-Z][a-z]?)(\d+(?:\.\d+)?)?")
 
 
 def parse_formula(text: str) -> dict[str, float]:
-    """Counts by element symbol of a formula such as "TiO2", "Ca(OH)2" or "Ti2 O4"."""
+    """Counts by element symbol of "TiO2", "Ca(OH)2", "Ti2 O4" or "CuSO4·5H2O"."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"formula {text!r} is empty; give one such as TiO2")
-    compact = re.sub(r"[\s_·*]+", "", text)
-    if re.search(r"[+-]\d*$|\^", compact):
+    if re.search(r"[+-]\d*$|\^", text.strip()):
         raise ValueError(f"formula {text!r} carries a charge; give the neutral formula")
-    if re.search(r"[A-Za-z]0\d", compact):
+    if re.search(r"[A-Za-z]0\d", text):
         raise ValueError(
-            f"formula {text!r} has a zero where O may be meant; write {_o(compact)}?"
+            f"formula {text!r} has a zero where the letter O may be meant; "
+            f"write {re.sub('(?<=[A-Za-z])0(?=[0-9])', 'O', text)}?"
         )
-    counts, rest = _terms(compact, text)
-    if rest:
+    if re.search(r"\s\d[\d.]*[A-Z(\[]", text.strip()):
         raise ValueError(
-            f"formula {text!r} cannot be read at {rest!r}; "
-            "write element symbols and numbers, such as Ca(OH)2"
+            f"formula {text!r} has a number after a space; "
+            "join it to its element, or write · before a hydrate's water"
         )
+    counts: dict[str, float] = {}
+    for i, part in enumerate(re.split(r"[·*•]", re.sub(r"[\s_]+", "", text))):
+        number = re.match(r"\d+(?:\.\d+)?", part) if i else None
+        inner, rest = _terms(part[number.end() :] if number else part, text)
+        if rest or not inner:
+            raise ValueError(
+                f"formula {text!r} cannot be read at {rest or part!r}; "
+                "write element symbols and numbers, such as Ca(OH)2"
+            )
+        _add(counts, inner, float(number[0]) if number else 1.0)
     _check_elements(counts, text)
     return counts
 
 
-def _o(compact: str) -> str:
-    return re.sub(r"(?<=[A-Za-z])0(?=\d)", "O", compact)
+def _add(counts: dict[str, float], more: dict[str, float], times: float) -> None:
+    """Add so many times these counts."""
+    for element, n in more.items():
+        counts[element] = counts.get(element, 0) + n * times
 
 
 def _terms(text: str, whole: str) -> tuple[dict[str, float], str]:
@@ -60,8 +71,7 @@ def _terms(text: str, whole: str) -> tuple[dict[str, float], str]:
                 return counts, text
             inner, times = {found[1]: float(found[2] or 1)}, 1.0
             text = text[found.end() :]
-        for element, n in inner.items():
-            counts[element] = counts.get(element, 0) + n * times
+        _add(counts, inner, times)
     return counts, text
 
 
@@ -71,9 +81,7 @@ def _check_elements(counts: dict[str, float], text: str) -> None:
     for element, n in counts.items():
         if not Element.is_valid_symbol(element) or element in ("D", "T"):
             hint = (
-                "write H for deuterium and tritium"
-                if element in ("D", "T")
-                else ("mind upper and lower case")
+                "write H for deuterium" if element == "D" else "mind upper and lower case"
             )
             raise ValueError(f"{element!r} in formula {text!r} is not an element; {hint}")
         if Element(element).Z > 98:
@@ -100,7 +108,7 @@ def pose(
     formula: str,
     *,
     contents: str | None = None,
-    cell: tuple[float, ...] | None = None,
+    cell: tuple[float | int, ...] | None = None,
     space_group: int | str | None = None,
     library: Library | str | Path | None = None,
     exclude: tuple[str, ...] = (),
@@ -142,7 +150,7 @@ def _contents(text: str, formula: dict[str, float], name: str) -> dict[str, floa
     return counts
 
 
-def _cell(cell: tuple[float, ...]) -> tuple[tuple[float, ...], float]:
+def _cell(cell: tuple[float | int, ...]) -> tuple[tuple[float, ...], float]:
     """A cell (a, b, c, α, β, γ) that encloses a volume, with weight one."""
     values = tuple(float(v) for v in cell)
     if len(values) != 6:

@@ -78,7 +78,7 @@ def solve(
     formula: str,
     *,
     contents: str | None = None,
-    cell: tuple[float, ...] | None = None,
+    cell: tuple[float | int, ...] | None = None,
     space_group: int | str | None = None,
     library: Library | str | Path | None = None,
     exclude: tuple[str, ...] = (),
