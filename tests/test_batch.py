@@ -11,17 +11,10 @@ from textbook import STRUCTURES, with_elements
 from xrdkit.crystal import symmetry_dataset, to_structure
 from xrdkit.pattern import prepare
 from xrdkit.peaks import typical_fwhm
-from xrdkit.refine.batch import (
-    PULL,
-    STAGES,
-    Fitted,
-    Stage,
-    refine_block,
-    refine_steps,
-    solve_linear,
-)
+from xrdkit.refine.batch import STAGES, refine_steps
 from xrdkit.refine.block import EXTRAS, STRAINS, current_frac, current_lattice, pack
 from xrdkit.refine.grid import Grid, make_grid
+from xrdkit.refine.least_squares import PULL, Fitted, Stage, refine_block, solve_linear
 from xrdkit.simulate import disturbed, pattern_of
 from xrdkit.solve import run
 from xrdkit.types import Candidate, Crystals, Fit, Instrument, Pattern, Radiation

@@ -8,18 +8,20 @@ from pymatgen.symmetry.groups import SpaceGroup
 from textbook import SITES, STRUCTURES, another_pose
 
 from xrdkit.crystal import (
-    CENTRING,
     U_ISO,
-    centring_letter,
     conventional,
     from_structures,
-    operations,
-    quiet_spglib,
     read_cif,
-    space_group_number,
     standard_cell,
     symmetry_of,
     to_structure,
+)
+from xrdkit.space_group import (
+    CENTRING,
+    centring_letter,
+    operations,
+    quiet_spglib,
+    space_group_number,
 )
 
 FREE_EDGES_AND_ANGLES = {  # International Tables A, table 2.1.1.1

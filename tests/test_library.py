@@ -12,18 +12,8 @@ from textbook import STRUCTURES, another_pose, table_of, with_elements
 from textbook import build as build_structure
 
 from xrdkit.dataset import read_table
-from xrdkit.library import (
-    build,
-    build_steps,
-    distance_features,
-    expected_volume,
-    find_types,
-    formula_hash,
-    load,
-    member_of,
-    save,
-    type_label,
-)
+from xrdkit.library import build, build_steps, expected_volume, formula_hash, load, save
+from xrdkit.structure_types import distance_features, find_types, member_of, type_label
 from xrdkit.types import Progress
 
 SALT = STRUCTURES["NaCl"]

@@ -15,8 +15,8 @@ import xrdkit
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "types wavelengths scattering profile disturb simulate metrics formats peaks pattern "
-    "crystal cell dataset library prototypes problem models generators train retrieve rank refine solve "
-    "benchmark report batch cli __main__"
+    "space_group crystal cell dataset structure_types library prototypes problem models "
+    "generators train retrieve rank refine solve benchmark report batch cli __main__"
 ).split()
 BARE = ("types", "scattering", "profile", "simulate", "metrics", "models", "train")
 OPTIONAL = {"pymatgen", "spglib", "gemmi", "pybaselines"}

@@ -10,25 +10,21 @@ from textbook import STRUCTURES, with_elements
 
 from xrdkit.crystal import from_structures
 from xrdkit.generators.assign import decorations, fillings
+from xrdkit.generators.spectra import BINS, BLUR, X_MIN, X_STEP, group_of, slot_counts
 from xrdkit.generators.templates import (
     ALIKE,
-    BINS,
-    BLUR,
     FAR,
     VOLUME_SPREAD,
-    X_MIN,
-    X_STEP,
-    group_of,
     propose,
     screen,
     search_of,
-    slot_counts,
     slot_factors,
 )
-from xrdkit.library import Library, assemble, expected_volume, member_of
+from xrdkit.library import Library, assemble, expected_volume
 from xrdkit.scattering import reflections
 from xrdkit.simulate import intensities, pattern_of
 from xrdkit.solve import run
+from xrdkit.structure_types import member_of
 from xrdkit.types import Candidate, Instrument, Pattern, Problem, Radiation
 
 CU = Radiation((1.540593,))

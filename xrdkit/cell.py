@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from xrdkit.crystal import CENTRING, centring_letter, kept_strain, operations, quiet_spglib
+from xrdkit.crystal import kept_strain
+from xrdkit.space_group import CENTRING, centring_letter, operations, quiet_spglib
 
 LENGTH, ANGLE = 0.10, 6.0  # how far a template may be from the cell: relative, degrees
 MISFIT = 0.02  # strain that the template's symmetry does not allow

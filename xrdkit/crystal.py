@@ -1,32 +1,20 @@
 """CIF and pymatgen <-> Crystals; standard cells and symmetry, through spglib."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from xrdkit.space_group import CENTRING, operations, quiet_spglib
 from xrdkit.types import Crystals, Symmetry
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
     from spglib import SpglibDataset
 
-# Rows of the primitive lattice in terms of the conventional rows, spglib's convention.
-CENTRING = {
-    "P": np.eye(3),
-    "A": np.array([[1, 0, 0], [0, 0.5, -0.5], [0, 0.5, 0.5]]),
-    "C": np.array([[0.5, 0.5, 0], [-0.5, 0.5, 0], [0, 0, 1]]),
-    "I": np.array([[-0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, -0.5]]),
-    "F": np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]),
-    "R": np.array([[2, 1, 1], [-1, 1, 1], [-1, -2, 1]]) / 3,
-}
 U_ISO = 0.006  # Å², a usual value for inorganic solids at room temperature
 
 
@@ -111,16 +99,6 @@ def read_cif(path: str) -> "Structure":
             ) from error
 
 
-@contextmanager
-def quiet_spglib() -> Iterator[ModuleType]:
-    """spglib without its warnings about how errors will be reported in future."""
-    import spglib
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield spglib
-
-
 def symmetry_dataset(cell: tuple, symprec: float) -> "SpglibDataset | None":
     """spglib's symmetry of (lattice, positions, numbers), None where it finds none."""
     with quiet_spglib() as spglib:
@@ -161,63 +139,6 @@ def standard_cell(
         orbits,
         "".join(found.wyckoffs[i] for i in given),
     )
-
-
-@cache
-def operations(space_group: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rotations and translations of a space group in the standard primitive setting."""
-    with quiet_spglib() as spglib:
-        found = spglib.get_symmetry_from_database(default_hall(space_group))
-    rows = CENTRING[centring_letter(space_group)]
-    inverse = np.linalg.inv(rows)
-    # x_conventional = x_primitive @ rows, so W' = rows^-T W rows^T
-    rotations = np.rint(inverse.T @ found["rotations"] @ rows.T).astype(int)
-    translations = np.mod(found["translations"] @ inverse + 1e-6, 1) - 1e-6
-    table = np.column_stack([rotations.reshape(-1, 9), np.rint(translations * 24)])
-    keep = np.sort(np.unique(table.astype(int), axis=0, return_index=True)[1])
-    return rotations[keep], translations[keep]
-
-
-@cache
-def space_group_types() -> tuple[tuple[int, str, str], ...]:
-    """Number, short and full symbol of every Hall number, in spglib's order from 1."""
-    with quiet_spglib() as spglib:
-        kinds = [spglib.get_spacegroup_type(hall) for hall in range(1, 531)]
-    return tuple((k.number, k.international_short, k.international_full) for k in kinds)
-
-
-def space_group_number(name: int | str) -> int:
-    """A space group's number from a number or a Hermann–Mauguin symbol, any setting."""
-    import gemmi
-
-    def plain(text: str) -> str:
-        return text.replace(" ", "").replace("_", "").lower()
-
-    if str(name).isdigit() and 1 <= int(name) <= 230:
-        return int(name)
-    for number, short, full in space_group_types():
-        if plain(str(name)) in (plain(short), plain(full)):
-            return number
-    symbol = "" if str(name).isdigit() else str(name).replace("_", "")
-    found = gemmi.find_spacegroup_by_name(symbol)
-    if found is not None:
-        return found.number
-    raise ValueError(
-        f"space group {name!r} is not known; "
-        "give a number from 1 to 230 or a symbol such as P4_2/mnm"
-    )
-
-
-def centring_letter(space_group: int) -> str:
-    """P, A, C, I, F or R of a space group's standard setting."""
-    return space_group_types()[default_hall(space_group) - 1][1][0]
-
-
-@cache
-def default_hall(space_group: int) -> int:
-    """spglib's default Hall number of a space group: the first."""
-    numbers = [number for number, *_ in space_group_types()]
-    return numbers.index(space_group) + 1
 
 
 def symmetry_of(

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from xrdkit import library as libraries
-from xrdkit.crystal import space_group_number
 from xrdkit.library import Library
 from xrdkit.pattern import prepare
+from xrdkit.space_group import space_group_number
 from xrdkit.types import Pattern, Problem
 
 MAX_ATOMS = 200

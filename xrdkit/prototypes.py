@@ -1,7 +1,7 @@
 """The prototype library that ships: structure types averaged over their members.
 
 Elements are removed; every coordinate and axial ratio is a mean over at least two members,
-symmetrised, so that no single entry is copied. Made by ``python -m xrdkit.prototypes``.
+symmetrised, so that no single entry is copied. Made by ``xrdkit library prototypes``.
 """
 
 import warnings
@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from xrdkit.crystal import coordinate_basis, kept_strain, operations
+from xrdkit.crystal import coordinate_basis, kept_strain
 from xrdkit.library import FORMAT, Library
+from xrdkit.space_group import operations
 from xrdkit.types import Progress
 
 AVERAGED = 6  # members that are averaged, at most
@@ -148,18 +149,3 @@ def _assemble(library: Library, means: list[tuple]) -> Library:
         info={"format": FORMAT, "averaged": True, "entries": len(library)},
         cache={},
     )
-
-
-def main() -> None:
-    """Make the shipped prototypes: python -m xrdkit.prototypes LIBRARY OUTPUT."""
-    import sys
-
-    from xrdkit.library import load, save
-    from xrdkit.solve import run
-
-    source, output = sys.argv[1:]
-    save(run(average_steps(load(source)), True), output)
-
-
-if __name__ == "__main__":
-    main()

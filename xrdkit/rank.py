@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from xrdkit.library import distance_features
+from xrdkit.structure_types import distance_features
 from xrdkit.types import Fit, Problem, Solution, Verdict
 
 SHORTEST = 0.55  # of the sum of covalent radii

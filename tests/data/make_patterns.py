@@ -34,8 +34,8 @@ def main() -> None:
     rows = [f"{a:.2f} {b}({round(max(b, 1) ** 0.5)})\n" for a, b in zip(x, y, strict=True)]
     (HERE / "si_pd.cif").write_text(
         "data_si\nloop_\n_diffrn_radiation_wavelength\n_diffrn_radiation_wavelength_wt\n"
-        "1.540593 1.0\n1.544427 0.5\nloop_\n_pd_meas_2theta_scan\n_pd_meas_intensity_total\n"
-        + "".join(rows)
+        "1.540593 1.0\n1.544427 0.5\n"
+        "loop_\n_pd_meas_2theta_scan\n_pd_meas_intensity_total\n" + "".join(rows)
     )
 
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from xrdkit.crystal import to_structure
 from xrdkit.generators.assign import fillings
-from xrdkit.generators.templates import Hits, candidates, numbered, slot_counts
+from xrdkit.generators.spectra import slot_counts
+from xrdkit.generators.templates import Hits, candidates, numbered
 from xrdkit.library import Library, expected_volume
 from xrdkit.types import Candidate, Fit, Pattern, Phase, Problem, Solution
 

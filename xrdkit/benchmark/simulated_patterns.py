@@ -11,9 +11,10 @@ import torch
 from xrdkit.benchmark.controls import composition_only
 from xrdkit.benchmark.scoring import Entry, Solver, fingerprint, run, shard_of
 from xrdkit.dataset import Table, read_table
-from xrdkit.library import SAME_TYPE, Library, formula_hash, load, member_of
+from xrdkit.library import Library, formula_hash, load
 from xrdkit.simulate import disturbed as disturbed_pattern
 from xrdkit.simulate import pattern_of
+from xrdkit.structure_types import SAME_TYPE, member_of
 from xrdkit.types import Instrument, Pattern
 from xrdkit.wavelengths import radiation
 

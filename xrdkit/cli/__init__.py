@@ -177,6 +177,12 @@ def add_library(sub: argparse.ArgumentParser) -> None:
     build.add_argument("--overwrite", action="store_true", help="replace an earlier file")
     build.add_argument("--quiet", action="store_true", help="no progress bar")
     build.set_defaults(run=run_library_build)
+    average = jobs.add_parser("prototypes", help="average the members of each type")
+    average.add_argument("library", metavar="FILE", help="library with members")
+    average.add_argument("-o", "--output", required=True, metavar="FILE")
+    average.add_argument("--overwrite", action="store_true", help="replace an earlier file")
+    average.add_argument("--quiet", action="store_true", help="no progress bar")
+    average.set_defaults(run=run_library_prototypes)
     info = jobs.add_parser("info", help="what a library holds")
     info.add_argument("library", metavar="FILE")
     info.set_defaults(run=run_library_info)
@@ -194,6 +200,19 @@ def run_library_build(args: argparse.Namespace) -> None:
     library = run(build_steps(table, workers=args.workers), bar(args))
     save(library, output)
     print(f"{len(library)} structures of {len(library.type_label)} types in {output}")
+
+
+def run_library_prototypes(args: argparse.Namespace) -> None:
+    """Average a library's types and write the prototypes."""
+    from xrdkit.library import load, save
+    from xrdkit.prototypes import average_steps
+    from xrdkit.report import check_file
+    from xrdkit.solve import run
+
+    output = check_file(args.output, args.overwrite)
+    prototypes = run(average_steps(load(args.library)), bar(args))
+    save(prototypes, output)
+    print(f"{len(prototypes)} prototypes in {output}")
 
 
 def run_library_info(args: argparse.Namespace) -> None:

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xrdkit.crystal import CENTRING, centring_letter
 from xrdkit.refine.block import Block, current_lattice
 from xrdkit.scattering import march_dollase
+from xrdkit.space_group import CENTRING, centring_letter
 from xrdkit.types import Candidate
 
 AXES = ((0, 0, 1), (1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1))
