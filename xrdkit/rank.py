@@ -81,10 +81,14 @@ def merged(fits: list[Fit]) -> list[Fit]:
 
 
 def _simplest(group: list[Fit]) -> Fit:
-    """The duplicate with fewest parameters that fits about as well, with the best score."""
+    """The duplicate with fewest parameters, then atoms, that fits about as well."""
     limit = SIMPLER * min(f.residual for f in group) + FLOOR
     fair = [f for f in group if f.residual <= limit]
-    chosen = min(fair, key=lambda f: (f.parameters, f.residual))
+
+    def size(fit: Fit) -> tuple[int, int, float]:
+        return fit.parameters, len(fit.phases[0].crystal.numbers), fit.residual
+
+    chosen = min(fair, key=size)
     return replace(chosen, score=max(f.score for f in group))
 
 

@@ -2,7 +2,8 @@
 
 With S_k(h) the geometric sum over the atoms of slot k, |F|² = Σ_kl f_k f_l Re(S_k S_l*).
 So a member of a library is kept as pair spectra P_kl(x) = Σ_h Re(S_k S_l*) δ(x - x_h) with
-x_h = ln(q_h v^⅓), and every substitution is a weighted sum of them. On this axis an unknown scale is a shift.
+x_h = ln(q_h v^⅓), and every substitution is a weighted sum of them. On this axis an unknown
+scale is a shift.
 """
 
 from dataclasses import dataclass
