@@ -77,13 +77,20 @@ class Library:
         of its members took part in the average cannot be undone.
         """
         hashes = np.array([formula_hash(f) for f in formulas], dtype=np.int64)
-        other = self.formula_of[~np.isin(self.formula, hashes)]
-        left = np.bincount(other, minlength=len(self.kind)) > 0
-        return replace(self, rows=self.rows[left[self.rows]])
+        other = ~np.isin(self.formula, hashes)
+        left = np.bincount(self.formula_of[other], minlength=len(self.kind)) > 0
+        return self._keep(left[self.rows], other)
 
     def without_types(self, kinds: Int[np.ndarray, " kinds"]) -> "Library":
         """This library less every member of these types."""
-        return replace(self, rows=self.rows[~np.isin(self.kind[self.rows], kinds)])
+        return self._keep(~np.isin(self.kind[self.rows], kinds), self.formula_of >= 0)
+
+    def _keep(self, used: np.ndarray, formulas: np.ndarray) -> "Library":
+        """Fewer rows, and the sizes of types that these formulas leave."""
+        rows = self.rows[used]
+        owner = self.formula_of[formulas & np.isin(self.formula_of, rows)]
+        sizes = np.bincount(self.kind[owner], minlength=len(self.type_size))
+        return replace(self, rows=rows, type_size=sizes)
 
     def holds(self, formula: str) -> bool:
         """Whether a member in use has this reduced formula."""
@@ -263,6 +270,7 @@ def save(library: Library, path: str | Path) -> None:
     temporary = Path(f"{path}.{os.getpid()}.part")
     try:
         save_file(arrays, temporary, metadata={"xrdkit.library": json.dumps(library.info)})
+        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except SafetensorError as error:
         raise OSError(

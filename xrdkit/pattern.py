@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 Curve = Float[np.ndarray, " points"]
+GAP = 0.5  # degrees
 LEAST = 30  # points
 
 
@@ -49,9 +50,21 @@ def read(path: str | Path, wavelength: Spec | None = None) -> Pattern:
     source = "unknown" if sigma is None else "given"
     if sigma is None and _is_counts(y):
         sigma, source = np.sqrt(np.maximum(y, 1.0)), "counts"
+    ranges = _measured_ranges(x)
+    if len(ranges) > 1:
+        more += (f"{len(ranges) - 1} gaps in the scan are left out of every fit",)
     return Pattern(
-        x, y, beam, sigma, source, name=path.stem, warnings=(*own, *notes, *more)
+        x, y, beam, sigma, source, ranges, name=path.stem, warnings=(*own, *notes, *more)
     )
+
+
+def _measured_ranges(x: Curve) -> tuple[tuple[float, float], ...]:
+    """Stretches of 2θ without a gap of over 0.5° and twenty steps."""
+    step = np.diff(x)
+    ends = np.nonzero(step > max(GAP, 20 * float(np.median(step))))[0]
+    starts = [0, *(ends + 1)]
+    stops = [*ends, len(x) - 1]
+    return tuple((float(x[i]), float(x[j])) for i, j in zip(starts, stops, strict=True))
 
 
 def write(pattern: Pattern, path: str | Path) -> None:

@@ -1,18 +1,27 @@
 """From what a user types to a Problem: formula, contents, cell, space group, checked."""
 
 import re
+from dataclasses import replace
 from math import gcd, isclose
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from xrdkit import library as libraries
-from xrdkit.library import Library
-from xrdkit.pattern import prepare
+from xrdkit.cell import lattice_of
+from xrdkit.library import Library, expected_volume
+from xrdkit.pattern import find_peaks, prepare
+from xrdkit.scattering import hkl_within
 from xrdkit.space_group import space_group_number
 from xrdkit.types import Pattern, Problem
 
 MAX_ATOMS = 200
+APPROXIMATE = (
+    "prototypes are averages: those that left-out formulas share with others stay; "
+    "only a library with members leaves them out fully"
+)
+MISSED = 0.4  # degrees between a strong peak and the nearest line of a cell
 TERM = re.compile(r"([A-Z][a-z]?)(\d+(?:\.\d+)?)?")
 
 
@@ -111,18 +120,25 @@ def pose(
     cell: tuple[float | int, ...] | None = None,
     space_group: int | str | None = None,
     library: Library | str | Path | None = None,
-    exclude: tuple[str, ...] = (),
+    exclude: tuple[str, ...] | str = (),
 ) -> Problem:
     """A checked Problem with its pattern prepared and its library loaded and thinned."""
     counts = reduced(parse_formula(formula), formula)
     inside = _contents(contents, counts, formula) if contents else None
     cells = (_cell(cell),) if cell is not None else ()
     group = space_group_number(space_group) if space_group is not None else None
+    exclude = (exclude,) if isinstance(exclude, str) else exclude
     for left_out in exclude:
         parse_formula(left_out)
     known = library if isinstance(library, Library) else load_library(library)
+    prepared = pattern if pattern.prepared else prepare(pattern)
+    if exclude and known.info.get("averaged"):
+        prepared = replace(prepared, warnings=(*prepared.warnings, APPROXIMATE))
+    for lattice, _ in cells:
+        doubts = cell_doubts(prepared, lattice, inside or counts, known)
+        prepared = replace(prepared, warnings=(*prepared.warnings, *doubts))
     return Problem(
-        pattern if pattern.prepared else prepare(pattern),
+        prepared,
         counts,
         inside,
         cells,
@@ -130,6 +146,37 @@ def pose(
         library=known.without(frozenset(exclude)) if exclude else known,
         exclude=frozenset(exclude),
     )
+
+
+def cell_doubts(
+    pattern: Pattern, cell: tuple[float, ...], least: dict[str, float], known: Library
+) -> tuple[str, ...]:
+    """Sentences about a cell that can hardly hold its atoms or misses strong lines."""
+    from pymatgen.core import Element
+
+    lattice, doubts = lattice_of(cell), []
+    atoms = sum(least.values())
+    expected = atoms * expected_volume(known, {Element(e).Z: n for e, n in least.items()})
+    volume = abs(float(np.linalg.det(lattice)))
+    if volume < 0.6 * expected:
+        doubts.append(
+            f"the cell has {volume:.0f} Å³, {atoms:g} atoms of this formula need about "
+            f"{expected:.0f} Å³; check both"
+        )
+    hkl = hkl_within(torch.tensor(lattice), float(pattern.q.max())).double().numpy()
+    sine = (
+        np.linalg.norm(hkl @ np.linalg.inv(lattice).T, axis=1) * pattern.radiation.main / 2
+    )
+    lines = np.degrees(2 * np.arcsin(sine.clip(max=1)))
+    peaks = find_peaks(pattern)
+    strong = peaks.two_theta[peaks.height > 0.1]
+    missed = [t for t in strong if len(lines) == 0 or np.abs(lines - t).min() > MISSED]
+    if missed:
+        doubts.append(
+            f"the cell has no line at {len(missed)} of {len(strong)} strong peaks, "
+            f"the first at {missed[0]:.2f}°; check cell and wavelength"
+        )
+    return tuple(doubts)
 
 
 def load_library(path: str | Path | None) -> Library:

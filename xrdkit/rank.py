@@ -24,10 +24,12 @@ NEAR_TIE = 3.0  # difference in score
 
 
 def possible(fit: Fit) -> bool:
-    """Whether no two atoms are closer than 0.55 of the sum of their covalent radii."""
+    """Whether the fit is a number and no two atoms are closer than 0.55 of their radii."""
     from pymatgen.analysis.local_env import CovalentRadius
 
     structure = fit.structure
+    if not np.isfinite(fit.residual):
+        return False
     radii = np.array([CovalentRadius.radius.get(s.specie.symbol, 1.5) for s in structure])
     if len(structure) > 1:
         distance = structure.distance_matrix
@@ -123,7 +125,11 @@ def judge(fits: list[Fit]) -> tuple[float, Verdict, tuple[str, ...]]:
     first one is. Not calibrated on disturbed data yet.
     """
     if not fits:
-        return 0.0, "none", ("no known structure type fits this formula",)
+        return (
+            0.0,
+            "none",
+            ("no known type gives a possible structure of this formula",),
+        )
     best = fits[0].residual
     explained = float(1 / (1 + np.exp((best - 0.33) / 0.06)))
     scores = np.array([f.score for f in fits[:20]])
@@ -144,10 +150,25 @@ def judge(fits: list[Fit]) -> tuple[float, Verdict, tuple[str, ...]]:
     return confidence, verdict, tuple(reasons)
 
 
+def found_out(problem: Problem, best: list[Fit]) -> tuple[str, ...]:
+    """What the best fit says of the measurement: Kα2, texture."""
+    said = []
+    for fit in best:
+        if problem.pattern.radiation.kalpha2 is None:
+            beam = ", ".join(f"{w:.6g}" for w in fit.radiation.wavelengths)
+            kind = "a Kα doublet" if len(fit.radiation.wavelengths) > 1 else "a single line"
+            said.append(f"{kind} fits the wavelength given best ({beam} Å)")
+        if fit.phases[0].texture:
+            axis, r = fit.phases[0].texture
+            said.append(f"preferred orientation along {axis}, March–Dollase r = {r:g}")
+    return tuple(said)
+
+
 def rank(problem: Problem, fits: list[Fit], count: int) -> Solution:
     """The best ``count`` distinct, possible structures as a Solution."""
     ordered = merged(scored([f for f in fits if possible(f)]))[:count]
     confidence, verdict, reasons = judge(ordered)
+    reasons += found_out(problem, ordered[:1])
     return Solution(
         problem, tuple(ordered), near_ties(ordered), confidence, verdict, reasons
     )

@@ -43,7 +43,7 @@ def solve_steps(
     started = time.monotonic()
     seconds: dict[str, float] = {}
     problem = pose(pattern, formula, **given)
-    where = torch.device(device or "cpu")
+    where = usable_device(device)
     _lap(seconds, "prepare", started)
     pool = yield from propose(problem, sources, torch.Generator().manual_seed(seed), where)
     _lap(seconds, "propose", started)
@@ -81,7 +81,7 @@ def solve(
     cell: tuple[float | int, ...] | None = None,
     space_group: int | str | None = None,
     library: Library | str | Path | None = None,
-    exclude: tuple[str, ...] = (),
+    exclude: tuple[str, ...] | str = (),
     sources: tuple[str | Source, ...] = ("templates",),
     candidates: int = 20,
     seed: int = 0,
@@ -102,7 +102,7 @@ def solve(
         cell=cell,
         space_group=space_group,
         library=library,
-        exclude=tuple(exclude),
+        exclude=exclude,
         sources=sources,
         candidates=candidates,
         seed=seed,
@@ -123,6 +123,17 @@ def run(steps: Iterator[Progress], progress: bool) -> Any:
             bar.total, bar.n = now.total, now.done
             bar.set_postfix_str(now.message)
             bar.refresh()
+
+
+def usable_device(device: torch.device | str | None) -> torch.device:
+    """The device asked for, the CPU by default; an error where it is not there."""
+    try:
+        where = torch.device(device or "cpu")
+        torch.zeros(1, device=where)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used ({reason}); try cpu") from error
+    return where
 
 
 def _lap(seconds: dict[str, float], stage: str, started: float) -> None:

@@ -139,7 +139,7 @@ def slot_orders(key: tuple) -> list[tuple[int, ...]]:
         [i for i, other in enumerate(slots) if other == slot]
         for slot in sorted(set(slots), key=slots.index)
     ]
-    parts = [list(permutations(group))[:MOST_ORDERS] for group in alike]
+    parts = [list(islice(permutations(group), MOST_ORDERS)) for group in alike]
     return [sum(choice, ()) for choice in islice(product(*parts), MOST_ORDERS)]
 
 

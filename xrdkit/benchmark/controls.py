@@ -8,7 +8,7 @@ import numpy as np
 from xrdkit.crystal import to_structure
 from xrdkit.generators.assign import fillings
 from xrdkit.generators.spectra import slot_counts
-from xrdkit.generators.templates import Hits, candidates, numbered
+from xrdkit.generators.templates import Hits, candidates, log_prior, numbered
 from xrdkit.library import Library, expected_volume
 from xrdkit.types import Candidate, Fit, Pattern, Phase, Problem, Solution
 
@@ -27,32 +27,30 @@ def composition_only(pattern: Pattern, formula: str, **keywords: Any) -> Solutio
 
 
 def by_prior(problem: Problem, count: int) -> list[Candidate]:
-    """The most common types with these elements, in every assignment; cell by volume.
-
-    The prior of an assignment is its type's members in use over its type's assignments.
-    """
+    """Substitutions in the order of the prior that ``solve`` uses; cell by volume."""
     library: Library = problem.library
     formula = numbered(problem.formula)
     atoms = sum(formula.values())
     volume = expected_volume(library, formula)
     fixed = sum(problem.contents.values()) if problem.contents else None
-    used = np.bincount(library.kind[library.rows], minlength=len(library.type_size))
     found: dict[tuple, tuple[float, int]] = {}
     for counts, rows in slot_counts(library):
         z, rest = divmod(sum(counts), atoms)
         if rest or (fixed and sum(counts) != fixed) or len(counts) != len(formula):
             continue
         choices = fillings(counts, {e: n * z for e, n in formula.items()})
-        for row in np.intersect1d(rows, library.rows).tolist():
+        used = np.intersect1d(rows, library.rows)
+        firsts = used[np.unique(library.kind[used], return_index=True)[1]]
+        for row in firsts.tolist():
             for filling in choices:
-                share = used[library.kind[row]] / len(choices)
-                found.setdefault((library.kind[row], filling), (share, row))
+                prior = log_prior(library, row, filling)
+                found[int(library.kind[row]), filling] = (prior, row)
     best = sorted(found.items(), key=lambda item: -item[1][0])[:count]
     hits = Hits(
         np.array([row for _, (_, row) in best]),
         [filling for (_, filling), _ in best],
         np.full(len(best), volume),
-        np.array([share for _, (share, _) in best]),
+        np.array([prior for _, (prior, _) in best]),
     )
     return [c for i in range(len(best)) for c in candidates(problem, hits, i)]
 

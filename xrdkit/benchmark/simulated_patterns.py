@@ -14,7 +14,7 @@ from xrdkit.dataset import Table, read_table
 from xrdkit.library import Library, formula_hash, load
 from xrdkit.simulate import disturbed as disturbed_pattern
 from xrdkit.simulate import pattern_of
-from xrdkit.structure_types import SAME_TYPE, member_of
+from xrdkit.structure_types import SAME_TYPE, in_order, member_of, slot_orders
 from xrdkit.types import Instrument, Pattern
 from xrdkit.wavelengths import radiation
 
@@ -161,6 +161,7 @@ def types_of(library: Library, structure: "Structure") -> np.ndarray:
     alike = library.space_group == member.cell.space_group
     alike &= library.counts == len(member.slot)
     kinds, first = np.unique(library.kind[alike], return_index=True)
+    ours = [in_order(member, order).features for order in slot_orders(member.key)]
     same = []
     for kind, row in zip(kinds, np.flatnonzero(alike)[first], strict=True):
         atoms = library.atoms(row)
@@ -168,7 +169,7 @@ def types_of(library: Library, structure: "Structure") -> np.ndarray:
             library.lattice[row], library.frac[atoms], library.slot[atoms] + 1
         )
         if known is not None and known.key == member.key:
-            if np.abs(known.features - member.features).max() < SAME_TYPE:
+            if min(np.abs(known.features - f).max() for f in ours) < SAME_TYPE:
                 same.append(kind)
     return np.array(same, int)
 
@@ -179,7 +180,8 @@ def held(library: Library | None, formula: str, truth: "Structure") -> dict[str,
 
     if library is None:
         return {}
-    rows = library.rows[library.formula[library.rows] == formula_hash(formula)]
+    rows = library.formula_of[library.formula == formula_hash(formula)]
+    rows = np.intersect1d(library.rows, rows)
     group = space_group(truth)
     return {
         "space_group": group,
@@ -190,7 +192,8 @@ def held(library: Library | None, formula: str, truth: "Structure") -> dict[str,
 
 
 def library_fingerprint(library: Library | None) -> str:
-    """Size and hash of a library; "shipped" for none given."""
+    """Size and hash of a library's cells and types; "shipped" for none given."""
     if library is None:
         return "shipped"
-    return f"{len(library)} {fingerprint(map(str, library.formula[library.rows].tolist()))}"
+    cells = np.column_stack([library.kind, library.lattice.reshape(-1, 9)])[library.rows]
+    return f"{len(library)} {fingerprint([cells.astype(np.float32).tobytes().hex()])}"

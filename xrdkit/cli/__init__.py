@@ -79,10 +79,15 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--cell", type=cell, help="a,b,c,α,β,γ in Å and °, if it is known")
     sub.add_argument("--space-group", help="number or symbol, if it is known")
     sub.add_argument("--library", help="library file (default: the shipped prototypes)")
-    sub.add_argument("--exclude", nargs="+", default=(), help="formulas to leave out")
+    sub.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        help="formula to leave out; may be repeated",
+    )
     sub.add_argument("--candidates", type=positive, default=20, help="structures to keep")
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--device", help="cpu, cuda … (default: the best there is)")
+    sub.add_argument("--device", help="cpu, cuda … (default: cpu)")
     sub.add_argument("--out", help="folder of results (default: NAME_xrdkit)")
     sub.add_argument("--overwrite", action="store_true", help="replace earlier results")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -99,8 +104,6 @@ def run_solve(args: argparse.Namespace) -> None:
     folder = Path(args.out or f"{path.stem}_xrdkit")
     check_output(folder, path.stem, args.overwrite)
     pattern = read(path, wavelength=wavelength(args.wavelength))
-    for warning in pattern.warnings:
-        print(f"xrdkit: warning: {warning}", file=sys.stderr)
     solution = solve(
         pattern,
         args.formula,
@@ -114,6 +117,8 @@ def run_solve(args: argparse.Namespace) -> None:
         device=args.device,
         progress=bar(args),
     )
+    for warning in solution.problem.pattern.warnings:
+        print(f"xrdkit: warning: {warning}", file=sys.stderr)
     print(solution_text(solution))
     written = write_solution(solution, folder, path.stem)
     print(f"{len(written)} files in {folder}")

@@ -7,7 +7,7 @@ the same element.
 """
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 from jaxtyping import Int
@@ -16,6 +16,7 @@ Filling = tuple[tuple[int, ...], ...]
 
 ANIONS = frozenset({1, 7, 8, 9, 16, 17, 34, 35, 52, 53})
 DECORATIONS = 12  # orderings of one filling, at most
+MOST = 1000  # fillings that are followed up, so that many elements do not explode
 
 
 def fillings(counts: tuple[int, ...], contents: dict[int, int]) -> list[Filling]:
@@ -31,26 +32,30 @@ def fillings(counts: tuple[int, ...], contents: dict[int, int]) -> list[Filling]
             for chosen, left in partial
             for z in left
             if left[z] >= n
-        ]
+        ][:MOST]
     return sorted(chosen for chosen, _ in partial)
 
 
 def _shared(counts: tuple[int, ...], contents: dict[int, int]) -> set[Filling]:
     """Ways to divide the elements among fewer slots, anions apart from the rest."""
-    found = set()
-    elements = sorted(contents)
-    for slots in product(range(len(counts)), repeat=len(elements)):
-        groups = tuple(
-            tuple(z for z, s in zip(elements, slots, strict=True) if s == k)
+    empty: Filling = tuple(() for _ in counts)
+    partial = [(empty, counts)]
+    for z, n in sorted(contents.items(), key=lambda item: -item[1]):
+        partial = [
+            (
+                tuple((*g, z) if i == k else g for i, g in enumerate(groups)),
+                tuple(r - n if i == k else r for i, r in enumerate(room)),
+            )
+            for groups, room in partial
             for k in range(len(counts))
-        )
-        full = all(
-            sum(contents[z] for z in group) == n
-            for group, n in zip(groups, counts, strict=True)
-        )
-        if full and all(len({z in ANIONS for z in group}) == 1 for group in groups):
-            found.add(groups)
-    return found
+            if room[k] >= n
+            and all((z in ANIONS) == (other in ANIONS) for other in groups[k])
+        ][:MOST]
+    return {
+        tuple(tuple(sorted(group)) for group in groups)
+        for groups, room in partial
+        if not any(room)
+    }
 
 
 def decorations(
@@ -66,7 +71,8 @@ def decorations(
         wanted = {z: contents[z] for z in group}
         if len(group) == 1:
             wanted = {group[0]: int(sizes.sum())}
-        choices.append(list(_divided(names.tolist(), sizes.tolist(), wanted)))
+        orderings = _divided(names.tolist(), sizes.tolist(), wanted)
+        choices.append(list(islice(orderings, DECORATIONS)))
     found = []
     for choice in product(*choices):
         numbers = np.zeros(len(slot), np.int64)

@@ -33,6 +33,7 @@ from xrdkit.types import Candidate, Pattern, Problem, Progress
 
 VOLUME_SPREAD, FAR = 0.12, 0.01  # ln V is known to ± 0.12; similarity lost at that distance
 MIXED = 24  # fillings of a type of other species number, beyond which it is left out
+MERGED = 2  # species more than the formula has elements, at most
 OTHER = 2.0  # lost in the prior by fillings that merge or divide species
 COMMON, CHEMISTRY = 0.5, 0.1  # weights in the prior: ln members, Mendeleev distance
 TRIES = 3000  # hits compared with a given cell
@@ -121,6 +122,8 @@ def hits_of(problem: Problem) -> Iterator[Hits]:
     for counts, rows in slot_counts(library):
         z, rest = divmod(sum(counts), atoms)
         if rest or (sizes and sum(counts) not in sizes) or not allowed[rows].any():
+            continue
+        if len(counts) > len(formula) + MERGED:
             continue
         contents = {e: n * z for e, n in formula.items()}
         choices = fillings(counts, contents)
@@ -262,5 +265,5 @@ def log_prior(library: Library, row: int, filling: Filling) -> float:
     far = float(distance.min()) if len(alike) else 50.0
     elements = {z for group in filling for z in group}
     other = slots != len(elements)
-    size = float(np.log(library.type_size[kind]))
+    size = float(np.log(max(library.type_size[kind], 1)))
     return COMMON * size - CHEMISTRY * far - OTHER * other

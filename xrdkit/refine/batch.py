@@ -26,6 +26,7 @@ STAGES = (
     Stage(0.0, 4.0, 14, True, True, 30),
 )
 TEXTURED, TEXTURE_STEPS, TEXTURE_GAIN, CLEAN = 10, 5, 0.93, 0.05
+NOT_A_FIT = 1e3  # stands for the residual of a fit that gave no number
 PART = 64  # candidates of about the same size refined together
 Q_MAX = 9.0  # 1/Å; beyond, a powder pattern of inorganic solids says little
 
@@ -123,7 +124,8 @@ def _survivors(
     done: list[tuple[Fitted, list[Candidate]]], keep: int
 ) -> list[tuple[Fitted, list[Candidate]]]:
     """The ``keep`` candidates of all parts with the highest scores so far."""
-    residual = torch.cat([fitted.residual for fitted, _ in done]).cpu().numpy()
+    residual = torch.cat([fitted.residual for fitted, _ in done]).nan_to_num(nan=NOT_A_FIT)
+    residual = residual.cpu().numpy()
     free = torch.cat([fitted.block.present.sum(1) for fitted, _ in done]).cpu().numpy()
     prior = np.array([c.prior for _, names in done for c in names])
     points = done[0][0].calculated.shape[1]
