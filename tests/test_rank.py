@@ -220,7 +220,7 @@ def test_without_candidates_the_verdict_is_none():
     solution = rank(PROBLEM, [], 20)
     assert (solution.fits, solution.groups) == ((), ())
     assert (solution.confidence, solution.verdict) == (0.0, "none")
-    assert solution.reasons == ("no known type gives a possible structure of this formula",)
+    assert solution.reasons == ("no known structure type gives a possible structure",)
 
 
 def test_confidence_falls_with_residual_and_with_a_rival():

@@ -128,7 +128,7 @@ def judge(fits: list[Fit]) -> tuple[float, Verdict, tuple[str, ...]]:
         return (
             0.0,
             "none",
-            ("no known type gives a possible structure of this formula",),
+            ("no known structure type gives a possible structure",),
         )
     best = fits[0].residual
     explained = float(1 / (1 + np.exp((best - 0.33) / 0.06)))
