@@ -255,8 +255,8 @@ class Problem:
     """What a source is asked.
 
     ``formula`` is the reduced formula as counts by element; ``contents`` the same for the
-    primitive cell when it is known. ``cells`` are candidate primitive cells (a, b, c, α,
-    β, γ) with weights. ``size`` is the crystallite size in Å when the sample is
+    primitive cell when it is known. ``cells`` are candidate cells (a, b, c, α,
+    β, γ) in any setting, with weights. ``size`` is the crystallite size in Å when the sample is
     nanocrystalline.
     """
 
@@ -299,7 +299,8 @@ class Fit:
     ``residual`` is the profile residual on prepared data (0 is perfect), never an R_wp;
     ``r_values`` holds R factors in percent where they exist. ``score`` is the log
     posterior up to a constant: higher is better, comparable only within one solution.
-    ``structure`` is in the standard conventional setting. Curves are on ``two_theta``.
+    ``structure`` is in the standard conventional setting, symmetrised within 0.1 Å; the
+    atoms that were fitted are those of ``phases``. Curves are on ``two_theta``.
     """
 
     structure: "Structure"

@@ -174,7 +174,12 @@ def propose(
     Half as many more may come from types whose slots several elements share.
     """
     started = time.monotonic()
-    parts = list(hits_of(problem))
+    parts = []
+    for part in hits_of(problem):
+        parts.append(part)
+        spent = time.monotonic() - started
+        note = f"{sum(len(p.row) for p in parts)} substitutions compared"
+        yield Progress("templates", 0, count, message=note, seconds=spent)
     if not parts:
         return []
     hits = Hits(
