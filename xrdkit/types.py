@@ -255,9 +255,9 @@ class Problem:
     """What a source is asked.
 
     ``formula`` is the reduced formula as counts by element; ``contents`` the same for the
-    primitive cell when it is known. ``cells`` are candidate cells (a, b, c, α,
-    β, γ) in any setting, with weights. ``size`` is the crystallite size in Å when the sample is
-    nanocrystalline.
+    primitive cell when it is known, or for the given cell. ``cells`` are candidate cells
+    (a, b, c, α, β, γ) in any setting, with weights. ``size`` is the crystallite size in Å
+    when the sample is nanocrystalline.
     """
 
     pattern: Pattern
