@@ -27,8 +27,8 @@ STAGES = (
 )
 TEXTURED, TEXTURE_STEPS, TEXTURE_GAIN, CLEAN = 10, 5, 0.93, 0.05
 NOT_A_FIT = 1e3  # stands for the residual of a fit that gave no number
-PART = 64  # candidates of about the same size refined together
-Q_MAX = 9.0  # 1/Å; beyond, a powder pattern of inorganic solids says little
+PART = 64 * 20**2  # sum of atoms² of candidates that are refined together
+Q_MAX = 6.0  # 1/Å; beyond, a powder pattern adds much work and little to the choice
 
 
 def refine_steps(
@@ -115,7 +115,10 @@ def _parts(
         return candidate.symmetry.coordinate_basis.shape[1] + len(candidate.crystal.numbers)
 
     ordered = sorted(candidates, key=size)
-    groups = [ordered[i : i + PART] for i in range(0, len(ordered), PART)]
+    work = np.cumsum([len(c.crystal.numbers) ** 2 for c in ordered])
+    ends = np.unique(np.searchsorted(work, np.arange(PART, work[-1] + PART, PART)))
+    groups = [g.tolist() for g in np.split(np.arange(len(ordered)), ends) if len(g)]
+    groups = [[ordered[i] for i in group] for group in groups]
     where = device or torch.device("cpu")
     return [(pack(group, q_max).to(where), group) for group in groups]
 
