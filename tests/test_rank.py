@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
-from textbook import STRUCTURES, another_pose, with_elements
+from textbook import STRUCTURES, another_pose, table_of, with_elements
 
 from xrdkit.crystal import conventional, from_structures, symmetry_of
+from xrdkit.library import build
 from xrdkit.rank import (
     FLOOR,
     NEAR_TIE,
@@ -18,6 +19,7 @@ from xrdkit.rank import (
     near_ties,
     possible,
     rank,
+    roomy,
     scored,
 )
 from xrdkit.types import Fit, Pattern, Phase, Problem, Radiation
@@ -78,6 +80,15 @@ def test_a_short_bond_alone_refuses_a_structure():
     )
     assert possible(fit(apart))
     assert not possible(fit(close))
+
+
+def test_three_times_the_usual_volume_is_refused():
+    library = build(table_of([STRUCTURES["NaCl"], STRUCTURES["CsCl"]]))
+    problem = Problem(PROBLEM.pattern, {"Na": 1.0, "Cl": 1.0}, library=library)
+    swollen = STRUCTURES["NaCl"].copy()
+    swollen.scale_lattice(3 * swollen.volume)
+    assert roomy(fit(STRUCTURES["NaCl"]), problem)
+    assert not roomy(fit(swollen), problem)
 
 
 def test_hydrogen_may_be_as_near_as_it_is_in_water():

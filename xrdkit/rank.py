@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
+from xrdkit.library import expected_volume
 from xrdkit.structure_types import distance_features
 from xrdkit.types import Fit, Problem, Solution, Verdict
 
@@ -37,6 +38,15 @@ def possible(fit: Fit) -> bool:
         if (distance < SHORTEST * (radii[:, None] + radii)).any():
             return False
     return bool(min(structure.lattice.abc) > 2 * SHORTEST * radii.max())
+
+
+def roomy(fit: Fit, problem: Problem) -> bool:
+    """Whether the volume per atom is within a factor of two of what the library expects."""
+    if problem.library is None:
+        return True
+    counts = {e.Z: n for e, n in fit.structure.composition.items()}
+    expected = expected_volume(problem.library, counts) * len(fit.structure)
+    return bool(0.5 < fit.structure.volume / expected < 2)
 
 
 def log_evidence(
@@ -166,7 +176,7 @@ def found_out(problem: Problem, best: list[Fit]) -> tuple[str, ...]:
 
 def rank(problem: Problem, fits: list[Fit], count: int) -> Solution:
     """The best ``count`` distinct, possible structures as a Solution."""
-    ordered = merged(scored([f for f in fits if possible(f)]))[:count]
+    ordered = merged(scored([f for f in fits if possible(f) and roomy(f, problem)]))[:count]
     confidence, verdict, reasons = judge(ordered)
     reasons += found_out(problem, ordered[:1])
     return Solution(
