@@ -69,6 +69,9 @@ class Instrument:
 
     ``displacement`` (mm) shifts lines by -2 s cosθ / R in Bragg–Brentano geometry and by
     -s cos 2θ / R (along the beam) in Debye–Scherrer geometry; ``radius`` is R in mm.
+    Automatic slits light a constant area: intensities are those of fixed slits times sinθ.
+    ``overflow`` is the 2θ (°) below which the beam of fixed slits is wider than the sample:
+    there intensities fall as sinθ / sin(overflow / 2).
     """
 
     geometry: Literal["bragg-brentano", "debye-scherrer"] = "bragg-brentano"
@@ -82,6 +85,7 @@ class Instrument:
     asymmetry: float = 0.0
     zero: float = 0.0
     displacement: float = 0.0
+    overflow: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -256,8 +260,9 @@ class Problem:
 
     ``formula`` is the reduced formula as counts by element; ``contents`` the same for the
     primitive cell when it is known, or for the given cell. ``cells`` are candidate cells
-    (a, b, c, α, β, γ) in any setting, with weights. ``size`` is the crystallite size in Å
-    when the sample is nanocrystalline.
+    (a, b, c, α, β, γ) in any setting, with weights; a weight of one is a cell that is
+    given, lower ones are proposals. ``phases`` are known to be in the sample beside the
+    unknown one. ``size`` is the crystallite size in Å when the sample is nanocrystalline.
     """
 
     pattern: Pattern
@@ -265,6 +270,7 @@ class Problem:
     contents: dict[str, float] | None = None
     cells: tuple[tuple[tuple[float, ...], float], ...] = ()
     space_group: int | None = None
+    phases: tuple["Phase", ...] = ()
     size: float | None = None
     library: Any = None
     exclude: frozenset[str] = frozenset()
@@ -272,13 +278,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One crystal that a source proposes, where it comes from, and its log prior."""
+    """One crystal that a source proposes, where it comes from, and its log prior.
+
+    ``known`` names what is already known of this compound in this structure type (a library
+    id, or the formula), and is empty where it would be new.
+    """
 
     crystal: Crystals
     symmetry: Symmetry
     origin: str
     prior: float = 0.0
-    group: str = ""
+    known: str = ""
 
 
 @dataclass(frozen=True)
@@ -290,6 +300,7 @@ class Phase:
     scale: float = 1.0
     weight_fraction: float = 1.0
     texture: tuple[tuple[int, int, int], float] | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -299,6 +310,10 @@ class Fit:
     ``residual`` is the profile residual on prepared data (0 is perfect), never an R_wp;
     ``r_values`` holds R factors in percent where they exist. ``score`` is the log
     posterior up to a constant: higher is better, comparable only within one solution.
+    ``unexplained`` is the share (0–1) of the observed intensity above background that lies
+    above the calculated profile. ``determined`` and ``undetermined`` say in words which
+    atoms, elements and coordinates the pattern decides and which are carried over from the
+    structure type.
     ``structure`` is in the standard conventional setting, symmetrised within 0.1 Å; the
     atoms that were fitted are those of ``phases``. Curves are on ``two_theta``.
     """
@@ -320,7 +335,10 @@ class Fit:
     parameters: int = 0
     r_values: dict[str, float] = field(default_factory=dict)
     uncertainties: dict[str, float] = field(default_factory=dict)
+    determined: tuple[str, ...] = ()
     undetermined: tuple[str, ...] = ()
+    unexplained: float = 0.0
+    known: str = ""
     engine: str = "batch"
 
     @property
@@ -339,7 +357,9 @@ class Solution:
     """The answer: fits best first, near-ties grouped, and how far to trust the first.
 
     ``groups`` holds indices into ``fits``; the members of one group cannot be told apart
-    by this pattern.
+    by this pattern. ``confidence`` is the probability that the first group holds the right
+    structure, from ``features``. ``foreign`` names phases that would explain intensity that
+    the first fit leaves, with the share (0–1) of that intensity each explains.
     """
 
     problem: Problem
@@ -348,6 +368,8 @@ class Solution:
     confidence: float
     verdict: Verdict
     reasons: tuple[str, ...] = ()
+    features: dict[str, float] = field(default_factory=dict)
+    foreign: tuple[tuple[str, float], ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
