@@ -27,6 +27,7 @@ from xrdkit.generators.spectra import (
     slot_counts,
 )
 from xrdkit.library import Library, expected_volume, mendeleev_numbers
+from xrdkit.problem import whole
 from xrdkit.scattering import dispersion, form_factors, lorentz_polarisation
 from xrdkit.space_group import operations
 from xrdkit.types import Candidate, Pattern, Problem, Progress
@@ -110,6 +111,8 @@ def screen(
 
 def hits_of(problem: Problem) -> Iterator[Hits]:
     """For every slot count of the library that fits the formula: all its substitutions."""
+    if not whole(problem.formula):
+        return
     library: Library = problem.library
     formula = numbered(problem.formula)
     atoms = sum(formula.values())
