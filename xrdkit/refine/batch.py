@@ -17,6 +17,7 @@ from xrdkit.refine.block import EXTRAS, Block, current_frac, current_lattice, pa
 from xrdkit.refine.grid import Grid, make_grid
 from xrdkit.refine.least_squares import Fitted, Stage, choose, refine_block, state
 from xrdkit.refine.optics import CLEAN, FEW, best_optics, instrument_of
+from xrdkit.refine.robust import forgiving
 from xrdkit.refine.texture import CHOICES, orientation_factors
 from xrdkit.types import Candidate, Fit, Pattern, Phase, Progress
 
@@ -63,6 +64,10 @@ def refine_steps(
             yield Progress("refine", len(done), len(parts), best, note, spent)
         last = _survivors(done, stage.keep)
         if stage.strain == 0:
+            lenient = forgiving(grid, [fitted for fitted, _ in last])
+            if lenient is not grid:
+                grid, again = lenient, replace(stage, steps=FEW.steps)
+                last = [(refine_block(f.block, grid, again), names) for f, names in last]
             worst = torch.cat([fitted.residual for fitted, _ in last]).sort().values
             worst = float(worst[min(TEXTURED, len(worst)) - 1])
             last = [
