@@ -54,7 +54,9 @@ def solve_steps(
         pool = yield from source(problem, count=POOL, generator=generator, device=where)
         _lap(seconds, "propose", started)
         pool += [again(fit) for fit in scored(fits)[:KEPT]]
-        fits = yield from refine_steps(problem.pattern, pool, device=where)
+        fits = yield from refine_steps(
+            problem.pattern, pool, phases=problem.phases, device=where
+        )
         _lap(seconds, "refine", started)
         if fits and min(fit.residual for fit in fits) < EXPLAINED:
             break

@@ -15,6 +15,7 @@ from xrdkit.peaks import typical_fwhm
 from xrdkit.rank import log_evidence
 from xrdkit.refine.block import EXTRAS, Block, current_frac, current_lattice, pack
 from xrdkit.refine.grid import Grid, make_grid
+from xrdkit.refine.known import with_fractions, with_phases
 from xrdkit.refine.least_squares import Fitted, Stage, choose, refine_block, state
 from xrdkit.refine.optics import CLEAN, FEW, best_optics, instrument_of
 from xrdkit.refine.robust import forgiving
@@ -36,12 +37,14 @@ def refine_steps(
     pattern: Pattern,
     candidates: list[Candidate],
     *,
+    phases: tuple[Phase, ...] = (),
     stages: tuple[Stage, ...] = STAGES,
     device: torch.device | None = None,
 ) -> Iterator[Progress]:
     """Yield progress part by part; return the fits of the candidates that last.
 
-    Before the sharp stage the best few decide on what is not known of the beam.
+    ``phases`` are in the sample beside every candidate. Before the sharp stage the best few
+    decide on what is not known of the beam.
     """
     if not candidates:
         return []
@@ -53,6 +56,7 @@ def refine_steps(
         grid = make_grid(
             pattern, width, strain=stage.strain, per_fwhm=stage.per_fwhm, q_max=Q_MAX
         ).to(parts[0][0].lattice.device)
+        grid = with_phases(grid, phases)
         if stage.strain == 0:
             grid = best_optics(grid, few)
         done = []
@@ -64,7 +68,9 @@ def refine_steps(
             yield Progress("refine", len(done), len(parts), best, note, spent)
         last = _survivors(done, stage.keep)
         if stage.strain == 0:
-            lenient = forgiving(grid, [fitted for fitted, _ in last])
+            ((best, _),) = _survivors(last, 1)[:1]
+            known = with_phases(grid, phases, best.block)
+            lenient = forgiving(known, [fitted for fitted, _ in last])
             if lenient is not grid:
                 grid, again = lenient, replace(stage, steps=FEW.steps)
                 last = [(refine_block(f.block, grid, again), names) for f, names in last]
@@ -76,7 +82,7 @@ def refine_steps(
         few = [fitted.block.trim() for fitted, _ in _survivors(last, FEW.keep)]
         parts = [(fitted.block.trim(), names) for fitted, names in last]
     return [
-        fit_of(fitted, i, candidate, grid)
+        fit_of(fitted, i, candidate, grid, phases)
         for fitted, names in last
         for i, candidate in enumerate(names)
     ]
@@ -144,7 +150,9 @@ def _survivors(
     return chosen
 
 
-def fit_of(fitted: Fitted, i: int, candidate: Candidate, grid: Grid) -> Fit:
+def fit_of(
+    fitted: Fitted, i: int, candidate: Candidate, grid: Grid, known: tuple[Phase, ...] = ()
+) -> Fit:
     """One refined candidate with its curves, in the standard setting."""
     block = fitted.block
     n = len(candidate.crystal.numbers)
@@ -158,9 +166,11 @@ def fit_of(fitted: Fitted, i: int, candidate: Candidate, grid: Grid) -> Fit:
     instrument = instrument_of(grid, float(block.values[i, -EXTRAS]))
     axis = int(block.axis[i])
     texture = None if axis < 0 else CHOICES[axis]
+    main = Phase(crystal, candidate.symmetry, texture=texture)
+    phases, background = with_fractions(main, known, grid, fitted, i)
     return Fit(
         structure=structure,
-        phases=(Phase(crystal, candidate.symmetry, texture=texture),),
+        phases=phases,
         origin=candidate.origin,
         residual=float(fitted.residual[i]),
         score=0.0,
@@ -169,11 +179,11 @@ def fit_of(fitted: Fitted, i: int, candidate: Candidate, grid: Grid) -> Fit:
         two_theta=grid.two_theta.cpu().numpy(),
         observed=grid.observed.cpu().numpy(),
         calculated=(fitted.calculated + fitted.background)[i].cpu().numpy(),
-        background=fitted.background[i].cpu().numpy(),
+        background=background.cpu().numpy(),
         radiation=grid.radiation,
         instrument=instrument,
         space_group=number,
         space_group_symbol=symbol,
         wyckoff=sites,
-        parameters=int(block.present[i].sum()) + 1 + grid.smooth.shape[1] + (axis >= 0),
+        parameters=int(block.present[i].sum()) + 1 + grid.linear.shape[1] + (axis >= 0),
     )
