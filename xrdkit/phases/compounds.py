@@ -1,6 +1,6 @@
 """Known compounds as crystals: from CIF files, a list of common ones, and the library."""
 
-from collections.abc import Iterator
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from xrdkit.cell import lattice_of
 from xrdkit.crystal import (
     cell_basis,
     from_structures,
@@ -18,7 +19,13 @@ from xrdkit.crystal import (
 )
 from xrdkit.library import Library, expected_volume, formula_hash, mendeleev_numbers
 from xrdkit.problem import MAX_ATOMS
-from xrdkit.space_group import default_hall, operations, space_group_types
+from xrdkit.space_group import (
+    CENTRING,
+    centring_letter,
+    default_hall,
+    operations,
+    space_group_types,
+)
 from xrdkit.types import Candidate, Crystals, Symmetry
 
 if TYPE_CHECKING:
@@ -108,21 +115,29 @@ def reduced_name(contents: dict[int, int]) -> str:
     return Composition(counts).reduced_formula
 
 
-def common_compounds(formulas: tuple[str, ...] = tuple(COMMON)) -> Iterator[Candidate]:
-    """Sample holders and standards of these reduced formulas."""
-    from pymatgen.core import Lattice, Structure
+@cache
+def common_compounds() -> dict[str, Candidate]:
+    """Sample holders and standards by reduced formula."""
+    return {formula: _common(formula, *row) for formula, row in COMMON.items()}
 
-    for formula in formulas:
-        if formula in COMMON:
-            number, a, c, sites = COMMON[formula]
-            hexagonal = 143 <= number <= 194
-            cell = Lattice.hexagonal(a, c) if hexagonal else Lattice.cubic(a)
-            names, places = zip(*((e, xyz) for e, *xyz in sites), strict=True)
-            symbol = space_group_types()[default_hall(number) - 1][1]
-            if number == 167:
-                symbol += ":H"
-            structure = Structure.from_spacegroup(symbol, cell, names, places)
-            yield candidate_of(structure, type_name(formula, number))
+
+def _common(
+    formula: str, number: int, a: float, c: float | None, sites: list[tuple]
+) -> Candidate:
+    """A crystal from its space group, edges (Å) and sites in the conventional cell."""
+    from pymatgen.core import Element
+
+    rows = CENTRING[centring_letter(number)]
+    edges = (a, a, c or a, 90.0, 90.0, 120.0 if c else 90.0)
+    rotations, translations = operations(number)
+    frac, numbers = [], []
+    for element, *place in sites:
+        images = rotations @ (np.array(place) @ np.linalg.inv(rows)) + translations
+        images = np.mod(np.round(np.mod(images, 1), 4), 1)
+        frac.append(np.unique(images, axis=0))
+        numbers += [Element(element).Z] * len(frac[-1])
+    crystal = one_crystal(rows @ lattice_of(edges), np.concatenate(frac), np.array(numbers))
+    return Candidate(crystal, rigid_symmetry(number, crystal), type_name(formula, number))
 
 
 def rows_of(library: Library, formula: str) -> Int[np.ndarray, " rows"]:

@@ -34,7 +34,7 @@ from xrdkit.phases.one_sided import (
     refined_through,
 )
 from xrdkit.problem import parse_formula, reduced
-from xrdkit.refine.block import current_lattice, pack
+from xrdkit.refine.block import current_lattice, pack, profiles
 from xrdkit.refine.grid import Grid, make_grid
 from xrdkit.refine.least_squares import Fitted
 from xrdkit.types import Candidate, Pattern, Phase
@@ -55,14 +55,15 @@ def known_phase(
 
     ``what`` is a CIF file, a Structure, or a formula; for a formula the structure is the
     common one, a known one of the library, or the structure type that explains most.
-    ``scale`` is the phase's highest line relative to the highest of the pattern.
     """
     name, choices = _choices(what, library)
     grids = grids_of(pattern)
+    asked: list[Candidate] = []
     found: list[Found] = []
     for candidates, stretch in choices:
+        asked = asked or candidates[:1]
         placed = place(candidates, pattern, stretch, TRIED)
-        found += [_found(candidate, grids) for candidate in placed.candidates]
+        found += [_found(candidate, grids, stretch) for candidate in placed.candidates]
         if any(one.share > PRESENT for one in found):
             break
     if not found:
@@ -71,27 +72,28 @@ def known_phase(
         )
     best = max(found, key=lambda one: one.share)
     if best.share < PRESENT:
-        raise ValueError(_absent(name, best.fitted, grids[-1]))
+        raise ValueError(_absent(name, asked[0], grids[-1]))
     crystal = replace(best.candidate.crystal, lattice=current_lattice(best.fitted.block))
-    return Phase(crystal, best.candidate.symmetry, scale=best.height, name=name)
+    return Phase(crystal, best.candidate.symmetry, name=name)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A structure refined as one phase: the share that it explains, its highest line."""
+    """A structure refined as one phase, and the share of the pattern that it explains."""
 
     candidate: Candidate
     fitted: Fitted
     share: float
-    height: float
 
 
-def _found(candidate: Candidate, grids: Sequence[Grid]) -> Found:
+def _found(candidate: Candidate, grids: Sequence[Grid], stretch: float) -> Found:
+    """A structure refined; it explains nothing where its cell has run away."""
     fitted = refined_through(candidate, grids)
     seen = (grids[-1].weight > 0).float()
-    share, scale = matched(fitted.calculated, grids[-1].observed[None], seen)
-    height = float(scale[0] * fitted.calculated.max())
-    return Found(candidate, fitted, float(share[0]), height)
+    share, _ = matched(fitted.calculated, grids[-1].observed[None], seen)
+    volume = current_lattice(fitted.block).det() / candidate.crystal.lattice.det()
+    near = abs(float(volume.abs().log())) < 3 * stretch
+    return Found(candidate, fitted, float(share[0]) if near else 0.0)
 
 
 Choices = Iterable[tuple[list[Candidate], float]]
@@ -117,14 +119,17 @@ def _of_formula(formula: str, library: Library) -> Choices:
     known = rows_of(library, name).tolist()
     averaged = bool(library.info.get("averaged"))
     exact = [] if averaged else [compound(library, r, contents, name) for r in known]
-    yield [*common_compounds((name,)), *exact], GIVEN
+    common = [one for key, one in common_compounds().items() if key == name]
+    yield [*common, *exact], GIVEN
     types = [*known, *popular_types(library, contents)][:MOST]
     yield [compound(library, r, contents, name) for r in types], TYPE
 
 
-def _absent(name: str, fitted: Fitted, grid: Grid) -> str:
+def _absent(name: str, candidate: Candidate, grid: Grid) -> str:
     """The sentence that says which strong lines of a phase are not there."""
-    curve = fitted.calculated[0]
+    highest = torch.sin(torch.deg2rad(grid.two_theta[-1] / 2)) / grid.radiation.main
+    block = pack([candidate], float(4 * torch.pi * highest))
+    curve = profiles(block, grid, False)[0][0]
     inner = (curve[1:-1] > curve[:-2]) & (curve[1:-1] >= curve[2:])
     tops = torch.nonzero(inner).flatten() + 1
     tops = tops[curve[tops].argsort(descending=True)][:NAMED]

@@ -71,7 +71,10 @@ def foreign_phases(
     known = list(islice(known_compounds(problem.library, own), MOST))
     stretch = TYPE if problem.library.info.get("averaged") else GIVEN
     found: dict[str, float] = {}
-    for candidates, largest in ((list(common_compounds()), GIVEN), (known, stretch)):
+    for candidates, largest in (
+        (list(common_compounds().values()), GIVEN),
+        (known, stretch),
+    ):
         placed = place(candidates, rest, largest, TRIED)
         for name, share in _shares(placed.candidates, rest):
             found[name] = max(share, found.get(name, 0.0))
