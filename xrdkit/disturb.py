@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.polynomial import chebyshev
+from scipy.integrate import trapezoid
 
 from xrdkit.types import Pattern
 
@@ -37,6 +38,21 @@ def _impurity(
     centres = two_theta[0] + (two_theta[-1] - two_theta[0]) * draw[:, :1]
     shapes = np.exp(-4 * np.log(2) * ((two_theta - centres) / fwhm) ** 2)
     return ((0.2 + 0.8 * draw[:, 1:]) * shapes).sum(0)
+
+
+def mixture(main: Pattern, foreign: Pattern, share: float) -> Pattern:
+    """Two patterns on one grid as one, its maximum at one.
+
+    ``share`` (0–1) is the foreign pattern's part of the whole integrated intensity.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share {share:g} of a foreign phase; give 0 to below 1")
+    if not np.array_equal(main.two_theta, foreign.two_theta):
+        raise ValueError("the two patterns have other angles; simulate both on one grid")
+    own, other = (trapezoid(p.intensity, p.two_theta) for p in (main, foreign))
+    scale = share / (1 - share) * own / other
+    curve = main.intensity + scale * foreign.intensity
+    return replace(main, intensity=curve / curve.max())
 
 
 def realistic(

@@ -77,7 +77,7 @@ def mp20(
     settings = {"benchmark": "mp20", "n": len(chosen), "control": control, "shard": shard}
     return run(
         output,
-        {**settings, "validity": validity, **_settings(asked)},
+        {**settings, "validity": validity, **protocol_settings(asked)},
         shard_of([table.ids[row] for row in chosen], shard),
         entry=partial(entry_of, asked, {table.ids[row]: row for row in chosen}),
         solver=composition_only if control == "composition" else solver,
@@ -86,7 +86,7 @@ def mp20(
     )
 
 
-def _settings(asked: Protocol) -> dict[str, Any]:
+def protocol_settings(asked: Protocol) -> dict[str, Any]:
     """What tells one run from another."""
     names = ("cell", "formula", "disturbed", "unseen")
     return {

@@ -1,0 +1,20 @@
+"""Other phases in the sample: those that are known, and names for what is left.
+
+A pattern of a mixture lies above the profile of each of its phases. So a phase is held
+against it one-sidedly: intensity above its profile may be another phase's, intensity
+missing below it is not forgiven.
+"""
+
+from xrdkit.phases.compounds import known_in
+from xrdkit.phases.known import known_phase, phase_profile, without_phases
+from xrdkit.phases.leftover import foreign_phases, leftover, unexplained
+
+__all__ = [
+    "foreign_phases",
+    "known_in",
+    "known_phase",
+    "leftover",
+    "phase_profile",
+    "unexplained",
+    "without_phases",
+]
