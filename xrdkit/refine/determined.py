@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xrdkit.crystal import orbits, symmetry_dataset
+from xrdkit.crystal import orbits, symmetry_dataset, to_structure
+from xrdkit.metrics import normalised_rmse
 from xrdkit.peaks import typical_fwhm
 from xrdkit.rank import FLOOR, OBSERVATIONS, SYSTEMATIC, log_evidence
 from xrdkit.refine.batch import Q_MAX
@@ -23,15 +24,15 @@ from xrdkit.refine.block import EXTRAS, STRAINS, Block, pack
 from xrdkit.refine.grid import Grid, make_grid
 from xrdkit.refine.least_squares import Fitted, Stage, refine_block, state
 from xrdkit.refine.texture import CHOICES, orientation_factors
-from xrdkit.types import Candidate, Fit, Pattern
+from xrdkit.types import Candidate, Crystals, Fit, Pattern
 
 TOLD = 3.0  # fall of the log evidence from which two models count as told apart
 FAR, LEVEL = 0.1, 2.0  # a coordinate is determined when LEVEL e.s.d.s are below FAR (Å)
 PROFILE = Stage(0.0, 4.0, 8, True, True, 1)  # finds line width and shape again
 FOLLOW = Stage(0.0, 4.0, 3, True, True, 1)  # steps in which the rest follows a change
 WORK = 2e7  # copies · parameters · points that are held at once
+PAIRS = 60  # of orbits, beyond which order is asked of elements as wholes
 FIXED = " (coordinates fixed by symmetry)"
-SAME = 1e-5  # relative change of the residual below which an exchange changes nothing
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def orbits_of(fit: Fit) -> list[Orbit]:
     free = symmetry.coordinate_basis.double().numpy().reshape(len(frac), 3, -1)
     seen: dict[str, int] = {}
     listed = []
-    for first in np.unique(member):
+    for first in sorted(np.unique(member), key=lambda i: Element.from_Z(int(numbers[i]))):
         atoms = np.flatnonzero(member == first)
         symbol = Element.from_Z(int(numbers[first])).symbol
         seen[symbol] = seen.get(symbol, 0) + 1
@@ -157,24 +158,50 @@ def orders(held: Fitted, grid: Grid, sites: list[Orbit]) -> dict[str, dict[str, 
     """By pair of elements and pair of sites: whether the pattern tells which is where.
 
     It does when neither a mixture of both elements over both sites nor, on sites of equal
-    multiplicity, their exchange fits as well. An exchange that gives the same crystal
-    (CsCl) leaves the fit exactly as it is and is passed over.
+    multiplicity, their exchange fits as well. An exchange that gives the same crystal (as
+    in CsCl) is passed over.
     """
-    names, changes = [], []
+    pairs = pairs_of(held.block, sites)
+    if len(pairs) > PAIRS:
+        pairs = pairs_of(held.block, by_element(sites))
+    told = losses(held, grid, [mixed(held.block, *pair) for pair in pairs]) > TOLD
+    doubtful = [
+        i
+        for i, (one, other) in enumerate(pairs)
+        if told[i] and len(one.atoms) == len(other.atoms)
+    ]
+    turned = [exchanged(held.block, *pairs[i]) for i in doubtful]
+    for i, change, loss in zip(doubtful, turned, losses(held, grid, turned), strict=True):
+        told[i] = loss > TOLD or same_crystal(held.block, change)
+    found: dict[str, dict[str, bool]] = {}
+    for (one, other), is_told in zip(pairs, told.tolist(), strict=True):
+        places = found.setdefault(f"{one.symbol} and {other.symbol}", {})
+        place = f"{one.site} / {other.site}"
+        places[place] = places.get(place, True) and is_told
+    return found
+
+
+def pairs_of(block: Block, sites: list[Orbit]) -> list[tuple[Orbit, Orbit]]:
+    """Pairs of orbits with different elements, less those that share a mixed site."""
+    frac = block.frac[0]
+    pairs = []
     for one, other in combinations(sites, 2):
-        if one.symbol == other.symbol or _same_place(held.block, one, other):
-            continue
-        tried = [mixed(held.block, one, other)]
-        if len(one.atoms) == len(other.atoms):
-            tried.append(exchanged(held.block, one, other))
-        changes += tried
-        name = f"{one.symbol} and {other.symbol}", f"{one.site} / {other.site}"
-        names += [name] * len(tried)
-    told: dict[str, dict[str, bool]] = {}
-    for (pair, place), loss in zip(names, losses(held, grid, changes), strict=True):
-        before = told.setdefault(pair, {}).get(place, True)
-        told[pair][place] = before and bool(loss > TOLD or loss == 0)
-    return told
+        apart = frac[one.atoms[0]] - frac[other.atoms]
+        shared = ((apart - apart.round()).abs() < 1e-4).all(1).any()
+        if one.symbol != other.symbol and not shared:
+            pairs.append((one, other))
+    return pairs
+
+
+def by_element(sites: list[Orbit]) -> list[Orbit]:
+    """All orbits of each element as one."""
+    whole = []
+    for symbol in dict.fromkeys(orbit.symbol for orbit in sites):
+        mine = [orbit for orbit in sites if orbit.symbol == symbol]
+        atoms = np.concatenate([orbit.atoms for orbit in mine])
+        site = ", ".join(orbit.site for orbit in mine)
+        whole.append(Orbit(atoms, symbol, site, symbol, "", np.zeros((0, 3))))
+    return whole
 
 
 Change = tuple[Int[Tensor, " species"], Float[Tensor, " species"]]
@@ -201,6 +228,18 @@ def exchanged(block: Block, one: Orbit, other: Orbit) -> Change:
     return numbers, occupancy
 
 
+def same_crystal(block: Block, change: Change) -> bool:
+    """Whether the changed crystal matches the one that was fitted (literature settings)."""
+    lattice, frac = block.lattice.cpu(), block.frac[0].cpu()
+    u_iso, owner = block.u_iso[0].cpu(), torch.zeros(len(frac), dtype=torch.long)
+    n, occupancy = len(frac), block.occupancy[0].cpu()
+    before, after = (
+        to_structure(Crystals(lattice, frac, numbers[:n].cpu(), occupancy, u_iso, owner))
+        for numbers in (block.numbers[0], change[0])
+    )
+    return normalised_rmse(before, after) is not None
+
+
 def mixed(block: Block, one: Orbit, other: Orbit) -> Change:
     """The elements of two orbits spread evenly over both, the contents kept."""
     numbers, occupancy = _species(block)
@@ -214,19 +253,10 @@ def mixed(block: Block, one: Orbit, other: Orbit) -> Change:
     return numbers, occupancy
 
 
-def _same_place(block: Block, one: Orbit, other: Orbit) -> bool:
-    """Whether two orbits are species of one mixed site."""
-    apart = block.frac[0, one.atoms[0]] - block.frac[0, other.atoms]
-    return bool(((apart - apart.round()).abs() < 1e-4).all(1).any())
-
-
 def losses(
     held: Fitted, grid: Grid, changes: list[Change]
 ) -> Float[np.ndarray, " changes"]:
-    """Fall of the log evidence with each change, after the other parameters followed.
-
-    Zero where a change does nothing at all.
-    """
+    """Fall of the log evidence with each change, after the other parameters followed."""
     columns = held.block.values.shape[1]
     at_once = max(1, int(WORK / (columns * grid.padded)))
     residual = [float(held.residual[0])]
@@ -241,10 +271,7 @@ def losses(
             numbers=torch.stack([numbers for numbers, _ in part]),
             occupancy=torch.stack([occupancy for _, occupancy in part]),
         )
-        plain, _ = state(block, grid, False)
-        same = (plain.residual / held.residual - 1).abs() < SAME
-        followed = refine_block(block, grid, FOLLOW).residual
-        residual += torch.where(same, held.residual, followed).tolist()
+        residual += refine_block(block, grid, FOLLOW).residual.tolist()
     evidence = log_evidence(np.array(residual), np.zeros(len(residual)), len(grid))
     return evidence[0] - evidence[1:]
 
