@@ -31,6 +31,7 @@ from xrdkit.scattering import (
     preferred_orientation,
     reflections,
     sin_theta,
+    slit_factor,
     unique_reflections,
 )
 from xrdkit.types import Crystals, DenseCrystals, Instrument, Pattern, Radiation, Symmetry
@@ -212,8 +213,7 @@ def _powder(
     seen = sin < 1 - 1e-6
     sin = torch.where(seen, sin, 0.5)
     factor = lorentz_polarisation(torch.rad2deg(2 * sin.arcsin()), radiation.polarisation)
-    if instrument.slits == "automatic":
-        factor = factor * sin
+    factor = factor * slit_factor(sin, instrument.slits, instrument.overflow)
     factor = factor * lattice.new_tensor(radiation.weights)[:, None] * seen
     volume = torch.linalg.det(lattice)[:, None]
     return factor * (f2 * reflections.multiplicity / volume**2)[:, None]

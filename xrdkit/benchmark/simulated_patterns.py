@@ -175,7 +175,7 @@ def types_of(library: Library, structure: "Structure") -> np.ndarray:
 
 
 def held(library: Library | None, formula: str, truth: "Structure") -> dict[str, Any]:
-    """Whether a library holds the formula, with this space group, and in how many types."""
+    """Whether a library holds the formula, also with this space group, and its type."""
     from xrdkit.metrics import space_group
 
     if library is None:
@@ -188,6 +188,7 @@ def held(library: Library | None, formula: str, truth: "Structure") -> dict[str,
         "formula_held": bool(len(rows)),
         "formula_group_held": bool((library.space_group[rows] == group).any()),
         "polymorphs": len(np.unique(library.kind[rows])),
+        "type_held": bool(len(types_of(library, truth))),
     }
 
 

@@ -16,16 +16,16 @@ from xrdkit.rank import log_evidence
 from xrdkit.refine.block import EXTRAS, Block, current_frac, current_lattice, pack
 from xrdkit.refine.grid import Grid, make_grid
 from xrdkit.refine.least_squares import Fitted, Stage, choose, refine_block, state
+from xrdkit.refine.optics import CLEAN, FEW, best_optics, instrument_of
 from xrdkit.refine.texture import CHOICES, orientation_factors
-from xrdkit.types import Candidate, Fit, Instrument, Pattern, Phase, Progress
-from xrdkit.wavelengths import radiation_choices
+from xrdkit.types import Candidate, Fit, Pattern, Phase, Progress
 
 STAGES = (
     Stage(0.012, 2.5, 6, False, False, 80),
     Stage(0.005, 3.0, 5, True, True, 40),
     Stage(0.0, 4.0, 14, True, True, 30),
 )
-TEXTURED, TEXTURE_STEPS, TEXTURE_GAIN, CLEAN = 10, 5, 0.93, 0.05
+TEXTURED, TEXTURE_STEPS, TEXTURE_GAIN = 10, 5, 0.93
 NOT_A_FIT = 1e3  # stands for the residual of a fit that gave no number
 PART = 64 * 20**2  # sum of atoms² of candidates that are refined together
 Q_MAX = 6.0  # 1/Å; beyond, a powder pattern adds much work and little to the choice
@@ -40,26 +40,20 @@ def refine_steps(
 ) -> Iterator[Progress]:
     """Yield progress part by part; return the fits of the candidates that last.
 
-    Where Kα2 is unknown, the sharp stage is tried with and without on the best five.
+    Before the sharp stage the best few decide on what is not known of the beam.
     """
     if not candidates:
         return []
     started = time.monotonic()
-    width, beam = typical_fwhm(pattern), pattern.radiation
+    width = typical_fwhm(pattern)
     parts = _parts(candidates, min(float(pattern.q.max()), Q_MAX), device)
+    few = [block for block, _ in parts]
     for number, stage in enumerate(stages, 1):
-        grids = [
-            make_grid(
-                pattern,
-                width,
-                strain=stage.strain,
-                per_fwhm=stage.per_fwhm,
-                radiation=choice,
-                q_max=Q_MAX,
-            ).to(parts[0][0].lattice.device)
-            for choice in ([beam] if stage.strain else radiation_choices(beam))
-        ]
-        grid = grids[_best_grid(grids, parts)]
+        grid = make_grid(
+            pattern, width, strain=stage.strain, per_fwhm=stage.per_fwhm, q_max=Q_MAX
+        ).to(parts[0][0].lattice.device)
+        if stage.strain == 0:
+            grid = best_optics(grid, few)
         done = []
         for block, names in parts:
             done.append((refine_block(block, grid, stage), names))
@@ -74,6 +68,7 @@ def refine_steps(
             last = [
                 (with_texture(f, grid, stage, names, worst), names) for f, names in last
             ]
+        few = [fitted.block.trim() for fitted, _ in _survivors(last, FEW.keep)]
         parts = [(fitted.block.trim(), names) for fitted, names in last]
     return [
         fit_of(fitted, i, candidate, grid)
@@ -144,18 +139,6 @@ def _survivors(
     return chosen
 
 
-def _best_grid(grids: list[Grid], parts: list[Part]) -> int:
-    """Which grid (radiation) the candidates fit best after a few steps."""
-    if len(grids) == 1:
-        return 0
-    few = Stage(0.0, 3.0, 5, True, True, 5)
-    best = [
-        min(float(refine_block(block, grid, few).residual.min()) for block, _ in parts)
-        for grid in grids
-    ]
-    return int(np.argmin(best))
-
-
 def fit_of(fitted: Fitted, i: int, candidate: Candidate, grid: Grid) -> Fit:
     """One refined candidate with its curves, in the standard setting."""
     block = fitted.block
@@ -167,7 +150,7 @@ def fit_of(fitted: Fitted, i: int, candidate: Candidate, grid: Grid) -> Fit:
         u_iso=candidate.crystal.u_iso + block.values[i, -1].cpu() / (8 * torch.pi**2),
     )
     structure, number, symbol, sites = conventional(to_structure(crystal))
-    zero = float(block.values[i, -EXTRAS])
+    instrument = instrument_of(grid, float(block.values[i, -EXTRAS]))
     axis = int(block.axis[i])
     texture = None if axis < 0 else CHOICES[axis]
     return Fit(
@@ -181,7 +164,7 @@ def fit_of(fitted: Fitted, i: int, candidate: Candidate, grid: Grid) -> Fit:
         calculated=(fitted.calculated + fitted.background)[i].cpu().numpy(),
         background=fitted.background[i].cpu().numpy(),
         radiation=grid.radiation,
-        instrument=Instrument(w=grid.a**2, zero=zero),
+        instrument=instrument,
         space_group=number,
         space_group_symbol=symbol,
         wyckoff=sites,

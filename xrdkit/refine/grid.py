@@ -5,7 +5,7 @@ convolution broadens a whole pattern, and a larger b looks at it through a strai
 positions may then be wrong by that much and still overlap.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from xrdkit.pattern import inside_ranges
-from xrdkit.types import Pattern, Radiation
+from xrdkit.types import Instrument, Pattern, Radiation
 
 MARGIN = 24.0  # FWHM of empty grid after the last point, so that tails do not wrap around
 
@@ -25,7 +25,7 @@ class Grid:
 
     ``a`` and ``b`` are in degrees. ``weight`` is zero outside the measured ranges.
     ``blur`` is the FWHM (in u) of the Gaussian that the observed profile has been
-    convolved with.
+    convolved with. Of ``instrument`` geometry and slits count.
     """
 
     a: float
@@ -38,6 +38,7 @@ class Grid:
     weight: Float[Tensor, " points"]
     smooth: Float[Tensor, "points terms"]
     radiation: Radiation
+    instrument: Instrument = field(default_factory=Instrument)
 
     def __len__(self) -> int:
         return len(self.observed)
@@ -121,6 +122,7 @@ def make_grid(
         torch.tensor(weight / weight.max(), dtype=torch.float32),
         torch.tensor(smooth, dtype=torch.float32),
         radiation,
+        pattern.instrument,
     )
 
 
