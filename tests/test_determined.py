@@ -141,3 +141,9 @@ def test_classes_hold_fits_of_one_residual_whatever_their_score():
     ]
     assert equivalent(fits, 1000) == ((0, 2), (1, 3))
     assert equivalent([], 1000) == ()
+
+
+def test_pattern_that_is_not_prepared_is_refused():
+    pattern = replace(measured(STRUCTURES["NaCl"]), prepared=False)
+    with pytest.raises(ValueError, match=r"as measured.*give solution\.problem\.pattern"):
+        determined(pattern, [])

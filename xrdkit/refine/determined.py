@@ -58,19 +58,19 @@ def determined(
 
     ``pattern`` is the prepared one that was fitted. Only the first phase is looked at.
     """
+    if not pattern.prepared:
+        raise ValueError(
+            "the pattern is as measured, the fits are on the prepared one; "
+            "give solution.problem.pattern"
+        )
     width, q_max = typical_fwhm(pattern), min(float(pattern.q.max()), Q_MAX)
-    where = device or torch.device("cpu")
+    grid = make_grid(pattern, width, per_fwhm=PROFILE.per_fwhm, q_max=Q_MAX)
+    grid = grid.to(device or torch.device("cpu"))
     done = []
     for fit in fits:
-        grid = make_grid(
-            pattern,
-            width,
-            per_fwhm=PROFILE.per_fwhm,
-            radiation=fit.radiation,
-            q_max=Q_MAX,
-        ).to(where)
-        held = held_again(fit, grid, q_max)
-        yes, no = statements(held, grid, orbits_of(fit))
+        seen = replace(grid, radiation=fit.radiation, instrument=fit.instrument)
+        held = held_again(fit, seen, q_max)
+        yes, no = statements(held, seen, orbits_of(fit))
         done.append(replace(fit, determined=yes, undetermined=no))
     return done
 
@@ -80,7 +80,8 @@ def held_again(fit: Fit, grid: Grid, q_max: float) -> Fitted:
     phase = fit.phases[0]
     candidate = Candidate(phase.crystal, phase.symmetry, fit.origin)
     block = pack([candidate], q_max).to(grid.observed.device)
-    block.values[:, -EXTRAS] = fit.instrument.zero
+    lift = fit.instrument.displacement / fit.instrument.radius
+    block.values[:, -EXTRAS] = fit.instrument.zero - float(np.degrees(2 * lift))
     if phase.texture in CHOICES:
         chosen = CHOICES.index(phase.texture)
         factors = orientation_factors(block, 0, candidate)[chosen]
