@@ -12,8 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
+from scipy.special import expit
 
-from xrdkit.benchmark.scoring import Entry, Solver, fingerprint, run, shard_of
+from xrdkit.benchmark.scoring import (
+    Entry,
+    Solver,
+    fingerprint,
+    run,
+    shard_of,
+    solved,
+)
 from xrdkit.benchmark.simulated_patterns import (
     BEAM,
     drawn,
@@ -21,11 +30,12 @@ from xrdkit.benchmark.simulated_patterns import (
     library_fingerprint,
     without_truth,
 )
+from xrdkit.confidence import TERMS, judge
 from xrdkit.dataset import Table, read_table
 from xrdkit.library import Library, load
 from xrdkit.metrics import wilson_interval
 from xrdkit.simulate import disturbed
-from xrdkit.types import Pattern
+from xrdkit.types import Pattern, Solution
 from xrdkit.wavelengths import radiation
 
 KINDS = (
@@ -40,6 +50,7 @@ KINDS = (
 )
 NEGATIVE = ("type removed", "wrong formula", "foreign phase", "absent phase")
 NEGATIVE += ("wrong wavelength",)
+FAR = 0.3  # a type this near, in (V/N)^(1/3), may be refined into the structure
 SEEN = 8  # difference of atomic numbers that X-rays see
 
 
@@ -89,10 +100,18 @@ def confidence(
         {**settings, **prints, **keywords},
         shard_of(names, shard),
         entry=partial(case, table, known, keywords),
-        solver=solver,
+        solver=solver or _judging,
         validity=False,
         progress=progress,
     )
+
+
+def _judging(pattern: Pattern, formula: str, **keywords: Any) -> Solution:
+    """``solve``, with the confidence of ``xrdkit.confidence``."""
+    solution = solved(pattern, formula, **keywords)
+    group = solution.groups[0] if solution.groups else ()
+    p, verdict, said, found = judge(solution.problem, solution.fits, group)
+    return replace(solution, confidence=p, verdict=verdict, reasons=said, features=found)
 
 
 def case(
@@ -107,7 +126,7 @@ def case(
     other = stranger(table, row, generator)
     asked = other_formula(table, row) if kind == "wrong formula" else formula
     unseen = "type" if kind == "type removed" else "formula"
-    known = without_truth(library, truth, formula, unseen)
+    known = without_truth(library, truth, formula, unseen, within=FAR)
     given = {**keywords, "library": known, "exclude": (formula,)}
     pattern = pattern_for(table, row, other, kind, generator)
     facts = {"kind": kind, "n_atoms": len(truth), **held(known, formula, truth)}
@@ -177,3 +196,87 @@ def _relatives(symbol: str, taken: set[str]) -> list[str]:
     group = [e for e in Element if e.group == own.group and e.Z <= 94 and e.Z != own.Z]
     far = [e for e in group if abs(e.Z - own.Z) >= SEEN and e.symbol not in taken]
     return [e.symbol for e in sorted(far, key=lambda e: abs(e.Z - own.Z))]
+
+
+def right(row: dict[str, Any], match: str = "mirror") -> bool:
+    """Whether the first group of a row holds a structure that matches.
+
+    ``match`` is literature, strict, heavy (without hydrogen), or mirror: strict, its mirror
+    image allowed, as no powder pattern tells them apart.
+    """
+    return any(row["fits"][i][match] for i in row["group"] if i < len(row["fits"]))
+
+
+def half(row: dict[str, Any]) -> int:
+    """0 for rows to calibrate on, 1 for rows to report, by a hash of the entry's id."""
+    return int(fingerprint([row["id"].split(" ")[0]]), 16) % 2
+
+
+def judged(rows: Sequence[dict]) -> list[dict]:
+    """The rows that have an answer, and so features."""
+    return [row for row in rows if row.get("features")]
+
+
+def fit_confidence(
+    rows: Sequence[dict], *, match: str = "mirror", pull: float = 0.02
+) -> tuple[float, dict[str, float]]:
+    """Bias and weights (≤ 0) of ``xrdkit.confidence`` with the highest likelihood.
+
+    Logistic regression with ``pull`` / 2 Σ w² per row against large weights.
+    """
+    found = judged(rows)
+    x = np.array([[term(row["features"]) for term in TERMS.values()] for row in found])
+    y = np.array([right(row, match) for row in found], float)
+    if len(set(y)) < 2:
+        raise ValueError(
+            f"{len(y)} rows are all {'right' if y.any() else 'wrong'}; give some of each"
+        )
+
+    def cost(w: np.ndarray) -> tuple[float, np.ndarray]:
+        logit = w[0] + x @ w[1:]
+        loss = np.logaddexp(0, logit) - y * logit
+        slope = expit(logit) - y
+        shrunk = np.append(0, w[1:])
+        gradient = np.append(slope.mean(), x.T @ slope / len(y)) + pull * shrunk / len(y)
+        return float(loss.mean() + pull / 2 * shrunk @ shrunk / len(y)), gradient
+
+    bounds = [(None, None)] + [(None, 0.0)] * x.shape[1]
+    best = minimize(cost, np.zeros(x.shape[1] + 1), jac=True, bounds=bounds)
+    return float(best.x[0]), dict(zip(TERMS, best.x[1:].tolist(), strict=True))
+
+
+def reliability(
+    rows: Sequence[dict], *, match: str = "mirror", bins: int = 10
+) -> dict[str, Any]:
+    """What the confidence of rows is worth.
+
+    ``bins``: (number, mean confidence, share right) by confidence; Brier score; expected
+    calibration error; ``wrong``: (number, of so many confident, Wilson's 95 % upper bound);
+    ``coverage``: share of right answers that are called confident; both by kind too.
+    """
+    p = np.array([row.get("confidence", 0.0) for row in rows])
+    y = np.array([right(row, match) for row in rows], float)
+    sure = np.array([row.get("verdict") == "confident" for row in rows])
+    place = np.minimum((p * bins).astype(int), bins - 1)
+    filled = [(place == i) for i in range(bins) if (place == i).any()]
+    table = [(int(b.sum()), float(p[b].mean()), float(y[b].mean())) for b in filled]
+    kinds = np.array([row.get("kind", row.get("tier", "")) for row in rows])
+    return {
+        "bins": table,
+        "brier": float(((p - y) ** 2).mean()),
+        "ece": sum(n * abs(mean - share) for n, mean, share in table) / len(rows),
+        "all": _counts(y, sure),
+        "kinds": {k: _counts(y[kinds == k], sure[kinds == k]) for k in sorted(set(kinds))},
+    }
+
+
+def _counts(right: np.ndarray, sure: np.ndarray) -> dict[str, Any]:
+    """Wrong among confident with its bound, and coverage, as counts."""
+    wrong, confident = int((sure & (right == 0)).sum()), int(sure.sum())
+    bound = wilson_interval(wrong, confident)[1] if confident else None
+    covered = int((sure & (right == 1)).sum())
+    return {
+        "wrong": (wrong, confident, bound),
+        "coverage": (covered, int(right.sum())),
+        "n": len(right),
+    }

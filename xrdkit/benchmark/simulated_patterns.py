@@ -138,23 +138,33 @@ def drawn(total: int, n: int | None, seed: int) -> list[int]:
 
 
 def without_truth(
-    library: Library | None, truth: "Structure", formula: str, unseen: Unseen
+    library: Library | None,
+    truth: "Structure",
+    formula: str,
+    unseen: Unseen,
+    within: float = SAME_TYPE,
 ) -> Library | None:
-    """The library less the formula, and less its structure type, where these are unseen."""
+    """The library less the formula, and less its structure type, where these are unseen.
+
+    ``within`` is that of ``types_of``.
+    """
     if library is None and unseen == "type":
         raise ValueError("unseen='type' needs a library; build one and give it")
     if library is None or unseen == "none":
         return library
     rest = library.without((formula,))
-    return rest.without_types(types_of(rest, truth)) if unseen == "type" else rest
+    return rest.without_types(types_of(rest, truth, within)) if unseen == "type" else rest
 
 
-def types_of(library: Library, structure: "Structure") -> np.ndarray:
+def types_of(
+    library: Library, structure: "Structure", within: float = SAME_TYPE
+) -> np.ndarray:
     """The types of a library whose geometry is that of a structure, as ``solve`` uses them.
 
     That is: after some way to put the elements into a type's slots (several elements into
-    one, or one into several), no averaged neighbour distance differs by more than within
-    one type. Space group and orbits may differ: refinement can restore what is distorted.
+    one, or one into several), no averaged neighbour distance differs by ``within`` or more,
+    in units of (V/N)^(1/3). Space group and orbits may differ: refinement can restore what
+    is distorted.
     """
     lattice, frac = structure.lattice.matrix, structure.frac_coords
     numbers = np.array(structure.atomic_numbers)
@@ -163,7 +173,7 @@ def types_of(library: Library, structure: "Structure") -> np.ndarray:
     formula = {z: n // divisor for z, n in contents.items()}
     ours = cache(lambda group: distance_features(lattice, frac, _of(numbers, group)))
     whole = ours(tuple(formula))[:NEIGHBOURS]
-    far = np.abs(frameworks(library) - whole).max(1) >= SAME_TYPE
+    far = np.abs(frameworks(library) - whole).max(1) >= within
     same = []
     for counts, rows in slot_counts(library):
         z, rest = divmod(sum(counts), sum(formula.values()))
@@ -172,8 +182,10 @@ def types_of(library: Library, structure: "Structure") -> np.ndarray:
         choices = fillings(counts, {e: n * z for e, n in formula.items()})
         if len(choices) > MIXED and len(counts) != len(formula):
             continue
-        for kind in np.unique(library.kind[rows]):
-            if not far[kind] and any(_gives(library, kind, f, ours) for f in choices):
+        for kind in np.unique(library.kind[rows]).tolist():
+            if not far[kind] and any(
+                _apart(library, kind, f, ours) < within for f in choices
+            ):
                 same.append(kind)
     return np.intersect1d(same, library.kind[library.rows]).astype(int)
 
@@ -181,7 +193,9 @@ def types_of(library: Library, structure: "Structure") -> np.ndarray:
 def frameworks(library: Library) -> np.ndarray:
     """Neighbour distances of every type's first member, its species taken as one."""
     slots = range(library.elements.shape[1])
-    whole = [merged_distances(library, k, tuple(slots)) for k in range(len(leaders(library)))]
+    whole = [
+        merged_distances(library, k, tuple(slots)) for k in range(len(leaders(library)))
+    ]
     return np.array(whole)[:, :NEIGHBOURS]
 
 
@@ -205,17 +219,17 @@ def merged_distances(library: Library, kind: int, slots: tuple[int, ...]) -> np.
     return library.cache["distances", kind, slots]
 
 
-def _gives(library: Library, kind: int, filling: Filling, ours: Callable) -> bool:
-    """Whether a type with its slots so filled has the distances of a structure (``ours``).
+def _apart(library: Library, kind: int, filling: Filling, ours: Callable) -> float:
+    """How far a type with its slots so filled is from the distances of a structure.
 
-    Slots that take the same elements count as one.
+    ``ours`` gives the structure's by elements; slots that take the same count as one.
     """
+    apart = 0.0
     for elements in sorted(set(filling), key=filling.index):
         slots = tuple(k for k, group in enumerate(filling) if group == elements)
-        apart = merged_distances(library, int(kind), slots) - ours(elements)
-        if np.abs(apart).max() >= SAME_TYPE:
-            return False
-    return True
+        theirs = merged_distances(library, kind, slots)
+        apart = max(apart, float(np.abs(theirs - ours(elements)).max()))
+    return apart
 
 
 def _of(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
