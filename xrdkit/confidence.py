@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from xrdkit.library import expected_volume
 from xrdkit.peaks import find_peaks, noise
-from xrdkit.types import Fit, Pattern, Problem, Verdict
+from xrdkit.types import Fit, Pattern, Peaks, Problem, Verdict
 
 CONFIDENT, NONE = 0.9, 0.1  # probabilities from and below which the verdicts hold
 PULLED = 0.7  # loss in b + Σ w x against a good answer that is worth a sentence
@@ -32,6 +32,7 @@ WEIGHTS = {
     "crowded": -1.0,
     "volume": -2.0,
     "close": -2.0,
+    "noise": -2.0,
     "texture": -0.5,
 }
 
@@ -44,6 +45,7 @@ TERMS: dict[str, Callable[[Mapping[str, float]], float]] = {
     "crowded": lambda f: float(np.log1p(f["parameters"] / max(f["lines"], 1.0))),
     "volume": lambda f: abs(f["volume"]),
     "close": lambda f: max(0.0, 1 - f["shortest"]),
+    "noise": lambda f: f["noise"],
     "texture": lambda f: f["texture"],
 }
 
@@ -53,28 +55,30 @@ def features(
 ) -> dict[str, float]:
     """What speaks for and against the first fit; ``group`` are the fits it ties with.
 
-    residual, and excess, what it has over the noise; shares (0–1) of the intensity that is
-    unexplained and missing, and of the observed lines that are unmatched; rise, ln of the
-    residual of the next different structure over the best one's, and lead, the difference
-    of their scores; numbers of parameters, lines and tied structures; volume, ln of it over
-    the expected one; shortest distance over the sum of covalent radii; texture 0 or 1;
-    shift, the zero point (°) by line widths; u_iso (Å²); range, the largest q (1/Å).
+    residual; noise, what noise alone leaves of it, and excess, √(residual² - noise²);
+    shares (0–1) of the intensity that is unexplained and missing, and of the observed lines
+    that are unmatched; lead, the score over that of the next different structure; numbers
+    of parameters, lines and tied structures; volume, ln of it over the expected one;
+    shortest distance over the sum of covalent radii; texture 0 or 1; shift, the zero point
+    in line widths; u_iso (Å²); range, the largest q (1/Å).
     """
     if not fits:
         raise ValueError("there are no fits to take features of; judge says so to the user")
     best, pattern = fits[0], problem.pattern
+    peaks = find_peaks(pattern)
     others = [f for i, f in enumerate(fits) if i not in group]
     sigma = noise_of(best, pattern)
+    own = noise_residual(best, sigma)
     return {
         "residual": best.residual,
-        "excess": excess(best, sigma),
+        "noise": own,
+        "excess": float(np.sqrt(max(best.residual**2 - own**2, 0))),
         "unexplained": unexplained(best, sigma),
         "missing": missing(best, sigma),
-        "unmatched": unmatched(best, pattern),
-        "rise": rise(best, others),
+        "unmatched": unmatched(best, peaks),
         "lead": min([AHEAD, *(best.score - f.score for f in others)]),
         "parameters": float(best.parameters),
-        "lines": float(len(find_peaks(pattern).two_theta)),
+        "lines": float(len(peaks.two_theta)),
         "ties": float(len(group)),
         "volume": swelling(best, problem),
         "shortest": shortest(best),
@@ -96,14 +100,14 @@ def _steps(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
     return pattern.two_theta, np.gradient(pattern.two_theta)
 
 
-def excess(fit: Fit, sigma: Float[np.ndarray, " points"]) -> float:
-    """Profile residual over what noise alone leaves, √(R² - R_noise²).
+def noise_residual(fit: Fit, sigma: Float[np.ndarray, " points"]) -> float:
+    """Profile residual that noise alone leaves, √(Σ w²σ² / Σ w²y²).
 
-    R_noise² = Σ w²σ² / Σ w²y² with the weights of refinement, about 1 / (y + 0.01).
+    With the weights of refinement, about 1 / (y + 0.01).
     """
     weight = 1 / (np.clip(fit.observed, 0, None) + 0.01 + 2 * np.median(sigma))
-    own = ((weight * sigma) ** 2).sum() / ((weight * fit.observed) ** 2).sum()
-    return float(np.sqrt(max(fit.residual**2 - own, 0)))
+    whole = ((weight * fit.observed) ** 2).sum()
+    return float(np.sqrt(((weight * sigma) ** 2).sum() / max(whole, 1e-12)))
 
 
 def unexplained(fit: Fit, sigma: Float[np.ndarray, " points"]) -> float:
@@ -128,12 +132,11 @@ def _share(
     return float(np.clip(clear.sum() / max(whole.clip(0).sum(), 1e-12), 0, 1))
 
 
-def unmatched(fit: Fit, pattern: Pattern) -> float:
+def unmatched(fit: Fit, peaks: Peaks) -> float:
     """Share of the observed lines, by the root of their height, without a counterpart.
 
     A counterpart reaches half the height within half a width.
     """
-    peaks = find_peaks(pattern)
     curve = fit.calculated - fit.background
     inside = peaks.two_theta <= fit.two_theta[-1]
     places = peaks.two_theta + np.linspace(-0.5, 0.5, 5)[:, None] * peaks.fwhm
@@ -141,12 +144,6 @@ def unmatched(fit: Fit, pattern: Pattern) -> float:
     weight = np.sqrt(peaks.height) * inside
     lost = weight @ (reached < MATCHED * peaks.height)
     return float(lost / max(weight.sum(), 1e-12))
-
-
-def rise(best: Fit, others: Sequence[Fit]) -> float:
-    """ln of the lowest residual of other structures over the best one's; 1 at most."""
-    lowest = min((f.residual for f in others), default=np.inf)
-    return float(np.clip(np.log((lowest + 0.005) / (best.residual + 0.005)), -1, 1))
 
 
 def swelling(fit: Fit, problem: Problem) -> float:
@@ -227,5 +224,6 @@ SENTENCES: dict[str, Callable[[Mapping[str, float]], str]] = {
         f"the volume is {100 * np.expm1(f['volume']):+.0f} % off what such compounds have"
     ),
     "close": lambda f: f"atoms are at {f['shortest']:.2f} of the sum of their radii",
+    "noise": lambda f: f"the pattern is noisy (noise alone leaves {f['noise']:.2f})",
     "texture": lambda f: "a preferred orientation had to be assumed",
 }

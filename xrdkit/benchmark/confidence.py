@@ -51,7 +51,7 @@ KINDS = (
 NEGATIVE = ("type removed", "wrong formula", "foreign phase", "absent phase")
 NEGATIVE += ("wrong wavelength",)
 FAR = 0.3  # a type this near, in (V/N)^(1/3), may be refined into the structure
-SEEN = 8  # difference of atomic numbers that X-rays see
+SEEN = 0.3  # relative difference of atomic numbers, at least 8, that X-rays see
 
 
 def confidence(
@@ -167,7 +167,7 @@ def other_formula(table: Table, row: int) -> str:
     """A formula of the same chemistry that the row's compound does not have.
 
     Of the compounds with the same elements the first; else the formula with its heaviest
-    element replaced by the nearest of its group at least SEEN atomic numbers away.
+    element replaced by the nearest of its group that is SEEN.
     """
     from pymatgen.core import Composition
 
@@ -194,7 +194,11 @@ def _relatives(symbol: str, taken: set[str]) -> list[str]:
 
     own = Element(symbol)
     group = [e for e in Element if e.group == own.group and e.Z <= 94 and e.Z != own.Z]
-    far = [e for e in group if abs(e.Z - own.Z) >= SEEN and e.symbol not in taken]
+    far = [
+        e
+        for e in group
+        if abs(e.Z - own.Z) >= max(8, SEEN * own.Z) and e.symbol not in taken
+    ]
     return [e.symbol for e in sorted(far, key=lambda e: abs(e.Z - own.Z))]
 
 
@@ -218,11 +222,11 @@ def judged(rows: Sequence[dict]) -> list[dict]:
 
 
 def fit_confidence(
-    rows: Sequence[dict], *, match: str = "mirror", pull: float = 0.02
+    rows: Sequence[dict], *, match: str = "mirror", pull: float = 0.3
 ) -> tuple[float, dict[str, float]]:
     """Bias and weights (≤ 0) of ``xrdkit.confidence`` with the highest likelihood.
 
-    Logistic regression with ``pull`` / 2 Σ w² per row against large weights.
+    Logistic regression; ``pull`` / 2 Σ w² holds the weights of few rows back.
     """
     found = judged(rows)
     x = np.array([[term(row["features"]) for term in TERMS.values()] for row in found])
@@ -268,6 +272,17 @@ def reliability(
         "all": _counts(y, sure),
         "kinds": {k: _counts(y[kinds == k], sure[kinds == k]) for k in sorted(set(kinds))},
     }
+
+
+def threshold(rows: Sequence[dict], *, match: str = "mirror", limit: float = 0.02) -> float:
+    """The lowest confidence from which on at most ``limit`` of these rows are wrong.
+
+    One where no confidence is enough; Wilson's 95 % upper bound is in ``reliability``.
+    """
+    ordered = sorted(rows, key=lambda row: -row.get("confidence", 0.0))
+    wrong = np.cumsum([not right(row, match) for row in ordered])
+    fair = np.flatnonzero(wrong <= limit * np.arange(1, len(ordered) + 1))
+    return float(ordered[fair[-1]]["confidence"]) if len(fair) else 1.0
 
 
 def _counts(right: np.ndarray, sure: np.ndarray) -> dict[str, Any]:
