@@ -74,6 +74,17 @@ def strict_match(truth: "Structure", answer: "Structure") -> bool:
     return groups[0] is not None and groups[0] == groups[1]
 
 
+def mirror_match(truth: "Structure", answer: "Structure") -> bool:
+    """Strict match of the mirror image, which no powder pattern tells from the answer.
+
+    It matters in the eleven pairs of enantiomorphic space groups (quartz: P3₁21, P3₂21).
+    """
+    image = answer.copy()
+    for site in image:
+        site.frac_coords = -site.frac_coords
+    return strict_match(truth, image)
+
+
 def heavy_match(truth: "Structure", answer: "Structure") -> bool:
     """Literature match of what is left without hydrogen, which X-rays hardly see."""
     bare = [without_hydrogen(s) for s in (truth, answer)]
