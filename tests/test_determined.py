@@ -11,8 +11,9 @@ from pymatgen.core import Lattice, Structure
 from textbook import STRUCTURES, another_pose, with_elements
 
 from xrdkit.pattern import prepare
+from xrdkit.rank import equivalent
 from xrdkit.refine.batch import refine_steps
-from xrdkit.refine.determined import determined, equivalent, pivots
+from xrdkit.refine.determined import determined, pivots
 from xrdkit.simulate import pattern_of, realistic
 from xrdkit.solve import run
 from xrdkit.types import Fit, Instrument, Pattern, Radiation
@@ -139,8 +140,8 @@ def test_classes_hold_fits_of_one_residual_whatever_their_score():
     fits = [
         replace(fit, residual=r, score=s) for r, s in zip(residuals, scores, strict=True)
     ]
-    assert equivalent(fits, 1000) == ((0, 2), (1, 3))
-    assert equivalent([], 1000) == ()
+    assert equivalent(fits) == ((0, 2), (1, 3))
+    assert equivalent([]) == ()
 
 
 def test_pattern_that_is_not_prepared_is_refused():

@@ -81,8 +81,8 @@ def test_columns_of_known_phases_have_maximum_one():
     assert with_phases(grid, ()) is grid
     known = with_phases(grid, (phase_of("Al2O3"), phase_of("NaCl"))).known
     assert known.amax(0).tolist() == pytest.approx([1, 1])
-    both = profile_of(phase_of("NaCl"), grid)
-    assert torch.allclose(known[:, 1], both / both.max())
+    curve = profile_of(phase_of("NaCl"), grid)
+    assert torch.allclose(known[:, 1], curve / curve.max())
 
 
 def test_lines_of_another_phase_hardly_move_what_is_refined():

@@ -8,6 +8,7 @@ weights on disturbed patterns with and without a right answer; right is a strict
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -114,6 +115,11 @@ def unexplained(fit: Fit, sigma: Float[np.ndarray, " points"]) -> float:
     """Share of the observed intensity above background that no calculated line explains."""
     above = fit.observed - fit.calculated
     return _share(above, sigma, fit.observed - fit.background)
+
+
+def with_unexplained(fit: Fit, pattern: Pattern) -> Fit:
+    """The fit with the share of the prepared pattern's intensity that it leaves."""
+    return replace(fit, unexplained=unexplained(fit, noise_of(fit, pattern)))
 
 
 def missing(fit: Fit, sigma: Float[np.ndarray, " points"]) -> float:

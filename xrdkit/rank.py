@@ -12,16 +12,17 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
+from xrdkit.confidence import judge, with_unexplained
 from xrdkit.library import expected_volume
 from xrdkit.structure_types import distance_features
-from xrdkit.types import Fit, Problem, Solution, Verdict
+from xrdkit.types import Fit, Problem, Solution
 
 SHORTEST = 0.55  # of the sum of covalent radii
 SYSTEMATIC, FLOOR = 0.5, 0.001  # R0 = SYSTEMATIC · best residual + FLOOR
 OBSERVATIONS = 120  # more points than this are not independent where models are wrong
 SIMPLER = 1.15  # of duplicates the simplest stays whose residual is below this × the best
 SAME = 0.06  # largest difference of normalised distances between duplicates
-NEAR_TIE = 3.0  # difference in score
+TOLD = 3.0  # difference of log evidence from which two models count as told apart
 
 
 def possible(fit: Fit) -> bool:
@@ -117,57 +118,47 @@ def fingerprint(fit: Fit) -> Float[np.ndarray, " features"]:
     return np.concatenate([[volume], *parts])
 
 
-def near_ties(fits: list[Fit]) -> tuple[tuple[int, ...], ...]:
-    """Indices of fits whose scores the pattern can hardly tell apart, best group first."""
-    groups: list[list[int]] = []
-    for i, fit in enumerate(fits):
-        if groups and fits[groups[-1][0]].score - fit.score < NEAR_TIE:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return tuple(tuple(g) for g in groups)
+def equivalent(fits: list[Fit]) -> tuple[tuple[int, ...], ...]:
+    """Classes of fits that the pattern cannot tell apart, whatever their priors.
 
-
-def judge(fits: list[Fit]) -> tuple[float, Verdict, tuple[str, ...]]:
-    """Confidence in the first fit (0-1), verdict and reasons.
-
-    Plain: how much of the profile is explained, times how far ahead of other structures the
-    first one is. Not calibrated on disturbed data yet.
+    Indices into ``fits`` (best first). A fit joins the first class whose best member's log
+    evidence, parameters aside, differs from its own by less than ``TOLD``.
     """
     if not fits:
-        return (
-            0.0,
-            "none",
-            ("no known structure type gives a possible structure",),
-        )
-    best = fits[0].residual
-    explained = float(1 / (1 + np.exp((best - 0.33) / 0.06)))
-    scores = np.array([f.score for f in fits[:20]])
-    weights = np.exp((scores - scores[0]) / 4)
-    ahead = float(weights[0] / weights.sum())
-    confidence = round(explained * ahead, 3)
-    reasons = [f"the first structure leaves a profile residual of {best:.3f}"]
-    if len(fits) > 1:
-        reasons.append(f"the next different one {fits[1].residual:.3f}")
-    ties = near_ties(fits)[0]
-    if len(ties) > 1:
-        reasons.append(f"{len(ties)} structures fit about equally well")
-    if explained < 0.5:
-        reasons.append("no structure explains the pattern well")
-    verdict: Verdict = "none" if explained < 0.2 else "tentative"
-    if confidence >= 0.6:
-        verdict = "confident"
-    return confidence, verdict, tuple(reasons)
+        return ()
+    residual = np.array([fit.residual for fit in fits])
+    evidence = log_evidence(residual, np.zeros(len(fits)), len(fits[0].two_theta))
+    classes: list[list[int]] = []
+    for i, here in enumerate(evidence):
+        alike = [c for c in classes if abs(evidence[c[0]] - here) < TOLD]
+        if alike:
+            alike[0].append(i)
+        else:
+            classes.append([i])
+    return tuple(tuple(c) for c in classes)
 
 
 def found_out(problem: Problem, best: list[Fit]) -> tuple[str, ...]:
-    """What the best fit says of the measurement: Kα2, texture."""
+    """What the best fit says: of the compound, the beam, slits, texture, known phases."""
     said = []
     for fit in best:
         if problem.pattern.radiation.kalpha2 is None:
             beam = ", ".join(f"{w:.6g}" for w in fit.radiation.wavelengths)
             kind = "a Kα doublet" if len(fit.radiation.wavelengths) > 1 else "a single line"
             said.append(f"{kind} fits the wavelength given best ({beam} Å)")
+        if len(fit.radiation.wavelengths) > 2:
+            said.append(f"Kβ of {fit.radiation.weights[-1]:.0%} of the intensity is seen")
+        was = problem.pattern.instrument
+        if (fit.instrument.slits, fit.instrument.overflow) != (was.slits, was.overflow):
+            said.append(
+                "intensities are those of automatic slits"
+                if fit.instrument.slits == "automatic"
+                else f"the beam overflows the sample below {fit.instrument.overflow:g}°"
+            )
+        for phase in fit.phases[1:]:
+            said.append(f"{phase.name}: {phase.weight_fraction:.1%} by weight")
+        if fit.known:
+            said.append(f"{fit.known} is a known compound")
         if fit.phases[0].texture:
             axis, r = fit.phases[0].texture
             said.append(f"preferred orientation along {axis}, March–Dollase r = {r:g}")
@@ -177,8 +168,9 @@ def found_out(problem: Problem, best: list[Fit]) -> tuple[str, ...]:
 def rank(problem: Problem, fits: list[Fit], count: int) -> Solution:
     """The best ``count`` distinct, possible structures as a Solution."""
     ordered = merged(scored([f for f in fits if possible(f) and roomy(f, problem)]))[:count]
-    confidence, verdict, reasons = judge(ordered)
+    ordered = [with_unexplained(fit, problem.pattern) for fit in ordered]
+    groups = equivalent(ordered)
+    group = groups[0] if groups else ()
+    confidence, verdict, reasons, features = judge(problem, ordered, group)
     reasons += found_out(problem, ordered[:1])
-    return Solution(
-        problem, tuple(ordered), near_ties(ordered), confidence, verdict, reasons
-    )
+    return Solution(problem, tuple(ordered), groups, confidence, verdict, reasons, features)

@@ -5,26 +5,33 @@ for each source:          known types with these elements, orderings of simpler 
     fits = refine         its candidates and the best so far, all at once
     stop                  when the pattern is explained
 solution = rank           one score, duplicates merged, confidence
+explained                 what the pattern determines, names for what is left
 """
 
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
 
 from xrdkit.generators import SOURCES
 from xrdkit.library import Library
+from xrdkit.phases import foreign_phases, known_phase
 from xrdkit.problem import pose
 from xrdkit.rank import rank, scored
 from xrdkit.refine.batch import refine_steps
-from xrdkit.types import Candidate, Fit, Pattern, Progress, Solution, Source
+from xrdkit.refine.determined import determined
+from xrdkit.types import Candidate, Fit, Pattern, Problem, Progress, Solution, Source
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 POOL = 300  # candidates that each source may put up for refinement
 KEPT = 20  # fits that are refined again beside the candidates of the next source
+TOLD = 3  # fits of which it is said what the pattern determines
 EXPLAINED = 0.05  # profile residual below which no further source is asked
 BAR = "{desc:<10} {bar:24} {n_fmt}/{total_fmt} {elapsed} {postfix}"
 
@@ -37,6 +44,7 @@ def solve_steps(
     candidates: int = 20,
     seed: int = 0,
     device: torch.device | str | None = None,
+    phases: "tuple[str | Path | Structure, ...]" = (),
     **given: Any,
 ) -> Iterator[Progress]:
     """The pipeline as a generator: yields Progress, returns the Solution.
@@ -46,6 +54,7 @@ def solve_steps(
     started = time.monotonic()
     seconds: dict[str, float] = {}
     problem = pose(pattern, formula, **given)
+    problem = with_known(problem, phases)
     where = usable_device(device)
     _lap(seconds, "prepare", started)
     generator = torch.Generator().manual_seed(seed)
@@ -62,6 +71,8 @@ def solve_steps(
             break
     solution = rank(problem, fits, candidates)
     _lap(seconds, "rank", started)
+    solution = explained(solution, where)
+    _lap(seconds, "explain", started)
     settings = {"formula": formula, "sources": sources, "seed": seed, **given}
     return replace(solution, seconds=seconds, settings=settings)
 
@@ -90,6 +101,7 @@ def solve(
     space_group: int | str | None = None,
     library: Library | str | Path | None = None,
     exclude: tuple[str, ...] | str = (),
+    phases: "tuple[str | Path | Structure, ...]" = (),
     sources: tuple[str | Source, ...] = ("templates",),
     candidates: int = 20,
     seed: int = 0,
@@ -99,7 +111,8 @@ def solve(
     """Ranked, refined structures for a powder pattern and a chemical formula.
 
     ``contents`` is the formula of the primitive cell ("Ti2 O4"), or of ``cell`` when that
-    is given: (a, b, c, α, β, γ) in Å and degrees, in any setting. ``exclude`` lists reduced
+    is given: (a, b, c, α, β, γ) in Å and degrees, in any setting. ``phases`` are known to
+    be in the sample too: CIF files, Structures or formulas. ``exclude`` lists reduced
     formulas to be left out of the library; without ``library`` the shipped prototypes
     serve.
     """
@@ -111,6 +124,7 @@ def solve(
         space_group=space_group,
         library=library,
         exclude=exclude,
+        phases=phases,
         sources=sources,
         candidates=candidates,
         seed=seed,
@@ -131,6 +145,24 @@ def run(steps: Iterator[Progress], progress: bool) -> Any:
             bar.total, bar.n = now.total, now.done
             bar.set_postfix_str(now.message)
             bar.refresh()
+
+
+def with_known(problem: Problem, phases: "tuple[str | Path | Structure, ...]") -> Problem:
+    """The problem with these phases, their cells refined against the pattern."""
+    found = [known_phase(what, problem.pattern, problem.library) for what in phases]
+    return replace(problem, phases=tuple(found))
+
+
+def explained(solution: Solution, device: torch.device) -> Solution:
+    """The solution with what the pattern determines, and names for what is left of it."""
+    if not solution.fits:
+        return solution
+    problem, fits = solution.problem, solution.fits
+    told = determined(
+        problem.pattern, list(fits[:TOLD]), phases=problem.phases, device=device
+    )
+    foreign = foreign_phases(problem, fits[0])
+    return replace(solution, fits=(*told, *fits[TOLD:]), foreign=foreign)
 
 
 def usable_device(device: torch.device | str | None) -> torch.device:

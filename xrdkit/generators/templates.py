@@ -27,6 +27,7 @@ from xrdkit.generators.spectra import (
     slot_counts,
 )
 from xrdkit.library import Library, expected_volume, mendeleev_numbers
+from xrdkit.phases import known_types, reduced_name, without_phases
 from xrdkit.problem import whole
 from xrdkit.scattering import dispersion, form_factors, lorentz_polarisation
 from xrdkit.space_group import operations
@@ -35,6 +36,7 @@ from xrdkit.types import Candidate, Pattern, Problem, Progress
 VOLUME_SPREAD, FAR = 0.12, 0.01  # ln V is known to ± 0.12; similarity lost at that distance
 MIXED = 24  # fillings of a type of other species number, beyond which it is left out
 MERGED = 2  # species more than the formula has elements, at most
+KNOWN = 2.0  # gained in the prior by a compound that the library has in this type
 OTHER = 2.0  # lost in the prior by fillings that merge or divide species
 COMMON, CHEMISTRY = 0.5, 0.1  # weights in the prior: ln members, Mendeleev distance
 HYDROGEN, FEWER = 6.0, 6  # lost in the prior, and share of candidates, with H left or added
@@ -120,7 +122,7 @@ def hits_of(problem: Problem, volume: float) -> Iterator[Hits]:
     library: Library = problem.library
     formula = numbered(problem.formula)
     atoms = sum(formula.values())
-    search = search_of(problem.pattern, volume)
+    search = search_of(without_phases(problem.pattern, problem.phases), volume)
     allowed = np.zeros(len(library.kind), bool)
     allowed[library.rows] = True
     if problem.space_group:
@@ -254,12 +256,13 @@ def substitutions(problem: Problem, volume: float, count: int) -> Iterator[Progr
         np.concatenate([p.volume for p in parts]),
         np.concatenate([p.similarity for p in parts]),
     )
+    known = known_types(problem.library, reduced_name(numbered(problem.formula)))
     found: list[Candidate] = []
     for shared, wanted in ((False, count), (True, count // 2)):
         chosen = np.nonzero(hits.shared == shared)[0]
         enough = len(found) + wanted
         for i in varied(problem.library, hits, chosen, TRIES if problem.cells else wanted):
-            found = [*found, *candidates(problem, hits, i)][:enough]
+            found = [*found, *candidates(problem, hits, i, known)][:enough]
             if len(found) == enough:
                 break
             spent = time.monotonic() - started
@@ -284,8 +287,13 @@ def varied(
     return best
 
 
-def candidates(problem: Problem, hits: Hits, i: int) -> list[Candidate]:
-    """One hit as crystals with their symmetry: every ordering, every way onto the cells."""
+def candidates(
+    problem: Problem, hits: Hits, i: int, known: dict[int, str]
+) -> list[Candidate]:
+    """One hit as crystals with their symmetry: every ordering, every way onto the cells.
+
+    ``known`` are the types in which the library has the formula.
+    """
     library: Library = problem.library
     row, filling = int(hits.row[i]), hits.filling[i]
     atoms, number = library.atoms(row), int(library.space_group[row])
@@ -306,13 +314,14 @@ def candidates(problem: Problem, hits: Hits, i: int) -> list[Candidate]:
     origin = f"{library.type_label[kind]}, {members} member{'s' if members > 1 else ''}"
     if len(filling) < len(contents):
         origin += ", ordered"
-    prior = log_prior(library, row, filling)
+    prior = log_prior(library, row, filling) + KNOWN * (kind in known)
     return [
         Candidate(
             one_crystal(changed, frac, numbers),
             symmetry_of(number, changed, frac, numbers),
             origin,
             prior,
+            known.get(kind, ""),
         )
         for changed in lattices
         for numbers in orderings

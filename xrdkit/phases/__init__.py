@@ -5,16 +5,15 @@ against it one-sidedly: intensity above its profile may be another phase's, inte
 missing below it is not forgiven.
 """
 
-from xrdkit.phases.compounds import known_in
-from xrdkit.phases.known import known_phase, phase_profile, without_phases
-from xrdkit.phases.leftover import foreign_phases, leftover, unexplained
+from xrdkit.phases.compounds import known_types, reduced_name
+from xrdkit.phases.known import known_phase, without_phases
+from xrdkit.phases.leftover import foreign_phases, leftover
 
 __all__ = [
     "foreign_phases",
-    "known_in",
     "known_phase",
+    "known_types",
     "leftover",
-    "phase_profile",
-    "unexplained",
+    "reduced_name",
     "without_phases",
 ]

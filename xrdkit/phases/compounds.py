@@ -195,14 +195,10 @@ def popular_types(library: Library, contents: dict[int, int]) -> list[int]:
     return firsts[np.argsort(-size, kind="stable")].tolist()
 
 
-def known_in(library: Library, kind: int, formula: str) -> str:
-    """What a library knows of a reduced formula in this structure type, or "".
+def known_types(library: Library, formula: str) -> dict[int, str]:
+    """The structure types in which a library knows a reduced formula, by their index.
 
-    Reads "TiO2 (AB2 136 2a4f)": a compound of this formula and type is already known.
+    Values read "TiO2 (AB2 136 2a4f)".
     """
-    rows = rows_of(library, formula)
-    return (
-        f"{formula} ({library.type_label[kind]})"
-        if (library.kind[rows] == kind).any()
-        else ""
-    )
+    kinds = np.unique(library.kind[rows_of(library, formula)]).tolist()
+    return {kind: f"{formula} ({library.type_label[kind]})" for kind in kinds}

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.optimize import nnls
-from torch import Tensor
 
 from xrdkit.library import Library
 from xrdkit.peaks import typical_fwhm
@@ -23,20 +22,19 @@ from xrdkit.phases.compounds import (
     read_structure,
     rows_of,
 )
-from xrdkit.phases.one_sided import (
+from xrdkit.problem import parse_formula, reduced, whole
+from xrdkit.refine.block import current_lattice, pack, profiles
+from xrdkit.refine.grid import Grid, make_grid
+from xrdkit.refine.known import with_phases
+from xrdkit.refine.least_squares import Fitted
+from xrdkit.refine.one_sided import (
     ABOVE,
     FLOOR,
-    STAGES,
     grids_of,
     matched,
     place,
-    refined,
     refined_through,
 )
-from xrdkit.problem import parse_formula, reduced
-from xrdkit.refine.block import current_lattice, pack, profiles
-from xrdkit.refine.grid import Grid, make_grid
-from xrdkit.refine.least_squares import Fitted
 from xrdkit.types import Candidate, Pattern, Phase
 
 if TYPE_CHECKING:
@@ -113,7 +111,9 @@ def _of_formula(formula: str, library: Library) -> Choices:
     """Structures of a formula: common and known ones, then those of all types."""
     from pymatgen.core import Composition, Element
 
-    counts = reduced(parse_formula(formula), formula)
+    counts = reduced(parse_formula(formula))
+    if not whole(counts):
+        raise ValueError(f"phase {formula} has fractional counts; give its CIF file")
     name = Composition(counts).reduced_formula
     contents = {Element(e).Z: round(n) for e, n in counts.items()}
     known = rows_of(library, name).tolist()
@@ -140,27 +140,15 @@ def _absent(name: str, candidate: Candidate, grid: Grid) -> str:
     )
 
 
-def phase_profile(phase: Phase, grid: Grid) -> Float[Tensor, " points"]:
-    """The profile of a phase on a grid, its maximum at one.
-
-    Cell, zero, width and overall B follow the grid by a short one-sided refinement.
-    """
-    candidate = Candidate(phase.crystal, phase.symmetry, phase.name)
-    sine = torch.sin(torch.deg2rad(grid.two_theta[-1] / 2))
-    block = pack([candidate], float(4 * torch.pi * sine / grid.radiation.main))
-    curve = refined(block, grid, STAGES[-1]).calculated[0]
-    return curve / curve.max().clamp_min(1e-12)
-
-
 def without_phases(pattern: Pattern, phases: Sequence[Phase]) -> Pattern:
     """A prepared pattern less the profiles of these phases, its maximum at one again."""
     if not phases:
         return pattern
     width, q_max = typical_fwhm(pattern), float(pattern.q.max())
     grid = make_grid(pattern, width, per_fwhm=8.0, q_max=q_max)
-    profiles = np.stack([phase_profile(phase, grid).numpy() for phase in phases], 1)
-    amounts = _amounts(profiles.astype(float), grid)
-    curve = profiles @ amounts * float(pattern.intensity.max())
+    curves = with_phases(grid, tuple(phases)).known.numpy()
+    amounts = _amounts(curves.astype(float), grid)
+    curve = curves @ amounts * float(pattern.intensity.max())
     taken = np.interp(pattern.two_theta, grid.two_theta.numpy(), curve, 0, 0)
     left = (pattern.intensity - taken).clip(min=0)
     if left.max() <= 0:

@@ -6,15 +6,14 @@ from itertools import combinations, islice, product
 from math import gcd
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
 from xrdkit.library import Library, formula_hash
-from xrdkit.peaks import noise, typical_fwhm
+from xrdkit.peaks import typical_fwhm
 from xrdkit.phases.compounds import GIVEN, TYPE, common_compounds, compound, reduced_name
-from xrdkit.phases.one_sided import STAGES, matched, place
 from xrdkit.refine.block import pack
 from xrdkit.refine.grid import make_grid
 from xrdkit.refine.least_squares import refine_block
+from xrdkit.refine.one_sided import STAGES, matched, place
 from xrdkit.types import Candidate, Fit, Pattern, Problem
 
 SUBSTANTIAL = 0.05  # share of unexplained intensity that is named
@@ -23,22 +22,6 @@ ATOMS, MOST, TRIED = 24, 300, 8  # in a primitive cell; compounds compared; refi
 COUNTS = 6  # of an element in the formula of an averaged type
 AIR = frozenset({1, 6, 8})
 SMOOTH = 3.0  # points (standard deviation), about one line's width on a fit's axis
-
-
-def unexplained(fit: Fit) -> float:
-    """Share (0–1) of the observed intensity above background above the calculated profile.
-
-    The difference is smoothed over a line's width, so that errors of line shape cancel, and
-    what noise alone would leave, σ / √(2π) per point, is subtracted.
-    """
-    rest = fit.observed - fit.calculated
-    about = replace(leftover(fit), intensity=rest, background=fit.calculated)
-    sigma = noise(about)
-    smooth = gaussian_filter1d(rest, SMOOTH)
-    spread = np.sqrt(gaussian_filter1d(sigma**2, SMOOTH) / (2 * np.sqrt(np.pi) * SMOOTH))
-    excess = smooth.clip(min=0).sum() - (spread / np.sqrt(2 * np.pi)).sum()
-    whole = (fit.observed - fit.background).clip(min=0).sum()
-    return float(np.clip(excess / max(whole, 1e-12), 0, 1))
 
 
 def leftover(fit: Fit) -> Pattern:
@@ -64,7 +47,7 @@ def foreign_phases(
     """
     from pymatgen.core import Element
 
-    if unexplained(fit) < SUBSTANTIAL:
+    if fit.unexplained < SUBSTANTIAL:
         return ()
     rest = leftover(fit)
     own = {Element(e).Z for e in problem.formula}

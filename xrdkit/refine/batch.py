@@ -68,9 +68,7 @@ def refine_steps(
             yield Progress("refine", len(done), len(parts), best, note, spent)
         last = _survivors(done, stage.keep)
         if stage.strain == 0:
-            ((best, _),) = _survivors(last, 1)[:1]
-            known = with_phases(grid, phases, best.block)
-            lenient = forgiving(known, [fitted for fitted, _ in last])
+            lenient = forgiving(grid, [fitted for fitted, _ in last])
             if lenient is not grid:
                 grid, again = lenient, replace(stage, steps=FEW.steps)
                 last = [(refine_block(f.block, grid, again), names) for f, names in last]

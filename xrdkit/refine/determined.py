@@ -18,15 +18,15 @@ from torch import Tensor
 from xrdkit.crystal import orbits, symmetry_dataset, to_structure
 from xrdkit.metrics import normalised_rmse
 from xrdkit.peaks import typical_fwhm
-from xrdkit.rank import FLOOR, OBSERVATIONS, SYSTEMATIC, log_evidence
+from xrdkit.rank import FLOOR, OBSERVATIONS, SYSTEMATIC, TOLD, log_evidence
 from xrdkit.refine.batch import Q_MAX
 from xrdkit.refine.block import EXTRAS, STRAINS, Block, pack
 from xrdkit.refine.grid import Grid, make_grid
+from xrdkit.refine.known import with_phases
 from xrdkit.refine.least_squares import Fitted, Stage, refine_block, state
 from xrdkit.refine.texture import CHOICES, orientation_factors
-from xrdkit.types import Candidate, Crystals, Fit, Pattern
+from xrdkit.types import Candidate, Crystals, Fit, Pattern, Phase
 
-TOLD = 3.0  # fall of the log evidence from which two models count as told apart
 FAR, LEVEL = 0.1, 2.0  # a coordinate is determined when LEVEL e.s.d.s are below FAR (Å)
 PROFILE = Stage(0.0, 4.0, 8, True, True, 1)  # finds line width and shape again
 FOLLOW = Stage(0.0, 4.0, 3, True, True, 1)  # steps in which the rest follows a change
@@ -52,11 +52,16 @@ class Orbit:
 
 
 def determined(
-    pattern: Pattern, fits: list[Fit], device: torch.device | None = None
+    pattern: Pattern,
+    fits: list[Fit],
+    *,
+    phases: tuple[Phase, ...] = (),
+    device: torch.device | None = None,
 ) -> list[Fit]:
     """The fits with ``determined`` and ``undetermined`` filled, in words.
 
-    ``pattern`` is the prepared one that was fitted. Only the first phase is looked at.
+    ``pattern`` is the prepared one that was fitted, ``phases`` those fitted along. Only the
+    first phase is looked at.
     """
     if not pattern.prepared:
         raise ValueError(
@@ -65,7 +70,7 @@ def determined(
         )
     width, q_max = typical_fwhm(pattern), min(float(pattern.q.max()), Q_MAX)
     grid = make_grid(pattern, width, per_fwhm=PROFILE.per_fwhm, q_max=Q_MAX)
-    grid = grid.to(device or torch.device("cpu"))
+    grid = with_phases(grid.to(device or torch.device("cpu")), phases)
     done = []
     for fit in fits:
         seen = replace(grid, radiation=fit.radiation, instrument=fit.instrument)
@@ -288,7 +293,7 @@ def coordinate_errors(
     """
     block = held.block
     _, jacobian = state(block, grid, True)
-    smooth = grid.smooth.T[None]
+    smooth = grid.linear.T[None]
     columns = torch.cat(
         [jacobian[:, block.present[0]], held.calculated[:, None], smooth], 1
     )[0].double()
@@ -310,23 +315,3 @@ def coordinate_errors(
         moved = orbit.rows @ basis[orbit.atoms[0]]
         errors.append(np.sqrt(np.einsum("ik,kl,il->i", moved, covariance, moved)))
     return errors
-
-
-def equivalent(fits: list[Fit], points: int) -> tuple[tuple[int, ...], ...]:
-    """Classes of fits that the pattern cannot tell apart, whatever their priors.
-
-    Indices into ``fits`` (best first). A fit joins the first class whose best member's log
-    evidence, parameters aside, differs from its own by less than ``TOLD``.
-    """
-    if not fits:
-        return ()
-    residual = np.array([fit.residual for fit in fits])
-    evidence = log_evidence(residual, np.zeros(len(fits)), points)
-    classes: list[list[int]] = []
-    for i, here in enumerate(evidence):
-        alike = [c for c in classes if abs(evidence[c[0]] - here) < TOLD]
-        if alike:
-            alike[0].append(i)
-        else:
-            classes.append([i])
-    return tuple(tuple(c) for c in classes)

@@ -7,35 +7,33 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xrdkit.refine.block import Block, pack, profiles
+from xrdkit.refine.block import pack, profiles
 from xrdkit.refine.grid import Grid
 from xrdkit.refine.least_squares import Fitted
+from xrdkit.refine.one_sided import STAGES, refined
 from xrdkit.types import Candidate, Phase
 
-SHAPE = slice(-3, -1)  # of the parameters: log width and Lorentzian share
 
-
-def with_phases(grid: Grid, phases: tuple[Phase, ...], like: Block | None = None) -> Grid:
-    """The grid with a linear column for each phase, its profile with maximum one.
-
-    Lines are as wide as those of the candidate ``like``.
-    """
+def with_phases(grid: Grid, phases: tuple[Phase, ...]) -> Grid:
+    """The grid with a linear column for each phase, its profile with maximum one."""
     if not phases:
         return grid
-    curves = torch.stack([profile_of(phase, grid, like) for phase in phases], 1)
-    return replace(grid, known=curves / curves.amax(0).clamp_min(1e-30))
+    curves = torch.stack([profile_of(phase, grid) for phase in phases], 1)
+    return replace(grid, known=curves / curves.amax(0).clamp_min(1e-12))
 
 
-def profile_of(
-    phase: Phase, grid: Grid, like: Block | None = None
-) -> Float[Tensor, " points"]:
-    """The profile of a phase as it stands, per unit of its volume fraction."""
+def profile_of(phase: Phase, grid: Grid) -> Float[Tensor, " points"]:
+    """The profile of a phase per unit of its volume fraction.
+
+    Cell, shift and width follow the grid by a short one-sided refinement; overall B does
+    not, as lines of other phases would bias it.
+    """
     candidate = Candidate(phase.crystal, phase.symmetry, phase.name)
     highest = np.sin(np.radians(float(grid.two_theta[-1]) / 2))
     block = pack([candidate], float(4 * np.pi * highest / grid.radiation.main))
-    if like is not None:
-        block.values[:, SHAPE] = like.values[:, SHAPE].cpu()
-    return profiles(block.to(grid.observed.device), grid, False)[0][0]
+    block = refined(block.to(grid.observed.device), grid, STAGES[-1]).block
+    block.values[:, -1] = 0
+    return profiles(block, grid, False)[0][0]
 
 
 def with_fractions(
@@ -51,7 +49,7 @@ def with_fractions(
     terms = grid.smooth.shape[1]
     one = fitted.block.select(torch.tensor([i]))
     heights = [profiles(one, grid, False)[0].amax()]
-    heights += [profile_of(phase, grid, one).amax() for phase in phases]
+    heights += [profile_of(phase, grid).amax() for phase in phases]
     tops = [fitted.calculated[i].amax(), *linear[terms:].clamp_min(0)]
     scales = [float(top / height) for top, height in zip(tops, heights, strict=True)]
     masses = [s * density(phase) for s, phase in zip(scales, (main, *phases), strict=True)]
