@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from xrdkit.library import Library, formula_hash
-from xrdkit.peaks import noise, typical_fwhm
+from xrdkit.peaks import typical_fwhm
 from xrdkit.phases.compounds import GIVEN, TYPE, common_compounds, compound, reduced_name
 from xrdkit.phases.one_sided import STAGES, matched, place
 from xrdkit.refine.block import pack
@@ -22,22 +22,25 @@ EXPLAINS = 0.1  # of the leftover intensity, by a phase that is named
 ATOMS, MOST, TRIED = 24, 300, 8  # in a primitive cell; compounds compared; refined
 COUNTS = 6  # of an element in the formula of an averaged type
 AIR = frozenset({1, 6, 8})
+NORMAL = 0.6745  # median of |x| / σ of a normal distribution
 SMOOTH = 3.0  # points (standard deviation), about one line's width on a fit's axis
 
 
 def unexplained(fit: Fit) -> float:
     """Share (0–1) of the observed intensity above background above the calculated profile.
 
-    The difference is smoothed over a line's width, so that errors of line shape cancel, and
-    what noise alone would leave, σ / √(2π) per point, is subtracted.
+    The difference is smoothed over a line's width, so that errors of line shape cancel;
+    its median is taken for an offset of the background. What noise alone would leave,
+    σ / √(2π) per point, is subtracted, σ as the points below the median scatter.
     """
-    rest = fit.observed - fit.calculated
-    about = replace(leftover(fit), intensity=rest, background=fit.calculated)
-    sigma = noise(about)
-    smooth = gaussian_filter1d(rest, SMOOTH)
-    spread = np.sqrt(gaussian_filter1d(sigma**2, SMOOTH) / (2 * np.sqrt(np.pi) * SMOOTH))
-    excess = smooth.clip(min=0).sum() - (spread / np.sqrt(2 * np.pi)).sum()
-    whole = (fit.observed - fit.background).clip(min=0).sum()
+    rest = gaussian_filter1d((fit.observed - fit.calculated).astype(float), SMOOTH)
+    rest -= np.median(rest)
+    gross = fit.calculated - fit.background
+    sigma = np.sqrt(np.maximum(gross, 0) + np.maximum(np.median(gross), 0.01 * gross.max()))
+    below = rest < 0
+    sigma *= np.median(-rest[below] / sigma[below]) / NORMAL if below.any() else 0
+    excess = (rest.clip(min=0) - sigma / np.sqrt(2 * np.pi)).sum()
+    whole = (fit.observed - fit.background).sum()
     return float(np.clip(excess / max(whole, 1e-12), 0, 1))
 
 
