@@ -18,6 +18,7 @@ from xrdkit.refine.least_squares import PULL, Fitted, Stage, refine_block, solve
 from xrdkit.simulate import disturbed, pattern_of
 from xrdkit.solve import run
 from xrdkit.types import Candidate, Crystals, Fit, Instrument, Pattern, Radiation
+from xrdkit.wavelengths import with_kbeta
 
 CU = Radiation((1.540593,))
 DOUBLET = Radiation((1.540593, 1.544427), (2 / 3, 1 / 3))
@@ -97,12 +98,39 @@ def test_nine_of_ten_textbook_structures_are_found_from_disturbed_starts(seed):
     assert np.mean(hits) > 0.9
 
 
-def test_doublet_and_zero_do_not_disturb_the_cell():
+@pytest.mark.parametrize(
+    ("geometry", "shift", "value", "within"),
+    [
+        ("debye-scherrer", "zero", 0.04, 0.002),
+        ("bragg-brentano", "displacement", -0.08, 0.004),
+    ],
+)
+def test_doublet_and_shift_of_lines_do_not_disturb_the_cell(geometry, shift, value, within):
     right = candidate_of(STRUCTURES["TiO2"])
-    pattern = measured(right, DOUBLET, zero=0.04)
+    pattern = measured(right, DOUBLET, geometry=geometry, **{shift: value})
     (fit,) = result(pattern, [moved(right, 0.01, 0.1, 1)])
     assert cell_error(refined(fit), right.crystal) < 1e-4
-    assert fit.instrument.zero == pytest.approx(0.04, abs=0.002)
+    assert getattr(fit.instrument, shift) == pytest.approx(value, abs=within)
+
+
+@pytest.mark.parametrize("optics", [{"slits": "automatic"}, {"overflow": 45.0}, {}])
+def test_slits_are_found_from_the_intensities(optics):
+    right = candidate_of(STRUCTURES["CaTiO3"])
+    pattern = replace(measured(right, **optics), instrument=Instrument())
+    (fit,) = result(pattern, [moved(right, 0.005, 0.05, 1)])
+    expected = Instrument(**optics)
+    assert fit.instrument.slits == expected.slits
+    assert fit.instrument.overflow == pytest.approx(expected.overflow, abs=16)
+    assert fit.residual < 0.05
+
+
+def test_kbeta_is_found_and_explained():
+    right = candidate_of(STRUCTURES["TiO2"])
+    beam = with_kbeta(DOUBLET, 0.04)
+    pattern = replace(measured(right, beam), radiation=DOUBLET)
+    (fit,) = result(pattern, [moved(right, 0.005, 0.05, 1)])
+    assert len(fit.radiation.wavelengths) == 3
+    assert fit.residual < 0.05
 
 
 @pytest.mark.parametrize(("truth", "lines"), [(CU, 1), (DOUBLET, 2)])
@@ -247,7 +275,7 @@ def test_fit_of_a_refined_candidate_describes_itself():
     assert fit.structure.composition.reduced_formula == "TiO2"
     assert fit.structure.lattice.abc == pytest.approx((4.594, 4.594, 2.959), rel=1e-4)
     assert fit.wyckoff == "Ti 2a, O 4f"
-    assert (fit.score, fit.origin) == (1.5, "TiO2")
+    assert (fit.prior, fit.origin) == (1.5, "TiO2")
     assert fit.parameters == 2 + 1 + EXTRAS + 1 + 4  # cell, x, extras, scale, background
     rest = fit.observed - fit.calculated
     assert np.abs(rest).max() < 0.05

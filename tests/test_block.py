@@ -136,8 +136,9 @@ def test_profiles_do_not_depend_on_the_choice_of_origin_or_order():
     torch.testing.assert_close(first, second, rtol=0, atol=1e-4 * float(first.max()))
 
 
-def test_zero_moves_every_line_by_as_many_degrees():
+def test_shift_moves_every_line_of_a_capillary_by_as_many_degrees():
     grid = empty_grid()
+    grid = replace(grid, instrument=Instrument("debye-scherrer"))
     block = pack(candidates_of("TiO2"), 7.0)
     plain, later = (
         profiles(with_value(block, ZERO, value), grid, False)[0][0] for value in (0, A / 3)

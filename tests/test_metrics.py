@@ -85,6 +85,33 @@ def test_hydrogen_free_match_ignores_where_hydrogen_is():
     assert "H" in truth.composition
 
 
+def test_match_without_hydrogen_is_of_all_measures():
+    truth = with_hydrogen(RUTILE, [0.5, 0.0, 0.25])
+    answer = with_hydrogen(RUTILE, [0.1, 0.1, 0.5], [0.3, 0.8, 0.5])
+    found = metrics.match(truth, answer, hydrogen=False)
+    assert found == metrics.match(RUTILE, RUTILE)
+    solid = Structure(Lattice.cubic(2.0), ["H"], [[0, 0, 0]])
+    assert metrics.match(solid, solid, hydrogen=False).strict
+    assert not metrics.match(solid, RUTILE, hydrogen=False).literature
+
+
+@pytest.mark.parametrize("isotope", ["D", "T", "D-"])
+def test_isotopes_match_hydrogen_and_are_left_out_with_it(isotope):
+    solid, heavy = (
+        Structure(Lattice.cubic(4.1), [metal, light], [[0, 0, 0], [0.5, 0.5, 0.5]])
+        for metal, light in (("Na", "H"), ("Na+" if "-" in isotope else "Na", isotope))
+    )
+    assert metrics.match(solid, heavy) == metrics.Match(True, True, True, 0.0, 0.0)
+    assert metrics.without_hydrogen(heavy).formula == "Na1"
+
+
+def test_hydrogen_leaves_a_mixed_site_and_the_rest_stays():
+    place = [[0, 0, 0], [0.5, 0.5, 0.5]]
+    mixed = Structure(Lattice.cubic(4), ["Na", {"F": 0.5, "D": 0.3, "H": 0.2}], place)
+    assert metrics.as_protium(mixed)[1].species.formula == "H0.5 F0.5"
+    assert metrics.without_hydrogen(mixed)[1].species.formula == "F0.5"
+
+
 def test_only_hydrogen_is_matched_as_it_is():
     solid = Structure(Lattice.cubic(2.0), ["H"], [[0, 0, 0]])
     assert metrics.heavy_match(solid, solid)

@@ -10,7 +10,7 @@ from textbook import STRUCTURES, table_of, with_elements
 
 from xrdkit import library
 from xrdkit.crystal import from_structures, to_structure
-from xrdkit.disturb import mixture
+from xrdkit.disturb import mixed
 from xrdkit.pattern import prepare
 from xrdkit.peaks import typical_fwhm
 from xrdkit.phases import (
@@ -41,8 +41,8 @@ def clean(name):
     return pattern_of(crystal, BEAM, two_theta=(5.0, 80.0, 3751), instrument=INSTRUMENT)
 
 
-def mixed(main, foreign, share=0.3):
-    return prepare(mixture(clean(main), clean(foreign), share))
+def blend(main, foreign, share=0.3):
+    return prepare(mixed(clean(main), clean(foreign), share))
 
 
 def as_measured(main, foreign, seed):
@@ -76,7 +76,7 @@ def known():
 
 @pytest.fixture(scope="module")
 def rutile_and_corundum():
-    return mixed("TiO2", "Al2O3")
+    return blend("TiO2", "Al2O3")
 
 
 @pytest.mark.parametrize(("main", "foreign"), [("TiO2", "Al2O3"), ("CaTiO3", "NaCl")])
@@ -85,7 +85,7 @@ def test_cell_of_a_known_phase_is_found_within_a_thousandth(main, foreign, form,
     what = STRUCTURES[foreign].composition.reduced_formula
     if form == "strained structure":
         what = with_elements(STRUCTURES[foreign], {}, 1.012)
-    assert edge_error(known_phase(what, mixed(main, foreign), known), foreign) < 1e-4
+    assert edge_error(known_phase(what, blend(main, foreign), known), foreign) < 1e-4
     measured = known_phase(what, as_measured(main, foreign, 3), known)
     assert edge_error(measured, foreign) < 1e-3
 
@@ -100,9 +100,9 @@ def test_cif_gives_the_same_phase_as_its_structure(rutile_and_corundum, known, t
 
 
 def test_of_several_structures_of_a_formula_the_one_in_the_pattern_is_taken(known):
-    pattern = mixed("ZnO", "TiO2 141")
+    pattern = blend("ZnO", "TiO2 141")
     assert known_phase("TiO2", pattern, known).symmetry.number == 141
-    assert known_phase("O4Ti2", mixed("ZnO", "TiO2"), known).symmetry.number == 136
+    assert known_phase("O4Ti2", blend("ZnO", "TiO2"), known).symmetry.number == 136
 
 
 def test_formula_that_nothing_holds_takes_a_type_with_its_volume_searched(known):
@@ -110,7 +110,7 @@ def test_formula_that_nothing_holds_takes_a_type_with_its_volume_searched(known)
     other = pattern_of(
         from_structures([lime]), BEAM, two_theta=(5.0, 80.0, 3751), instrument=INSTRUMENT
     )
-    phase = known_phase("CaO", prepare(mixture(clean("TiO2"), other, 0.3)), known)
+    phase = known_phase("CaO", prepare(mixed(clean("TiO2"), other, 0.3)), known)
     assert phase.symmetry.number == 225
     assert abs(float(phase.crystal.volume) * 4) ** (1 / 3) == pytest.approx(4.81, rel=1e-3)
 
@@ -120,7 +120,7 @@ def test_mixed_site_of_a_known_phase_keeps_its_occupancies(known):
     other = pattern_of(
         from_structures([alloy]), BEAM, two_theta=(5.0, 80.0, 3751), instrument=INSTRUMENT
     )
-    phase = known_phase(alloy, prepare(mixture(clean("TiO2"), other, 0.3)), known)
+    phase = known_phase(alloy, prepare(mixed(clean("TiO2"), other, 0.3)), known)
     assert sorted(phase.crystal.numbers.tolist()) == [47, 79]
     assert phase.crystal.occupancy.tolist() == [0.5, 0.5]
 
@@ -160,7 +160,7 @@ def test_without_its_phases_a_mixture_is_the_other_phase(rutile_and_corundum, kn
 
 
 def test_two_known_phases_are_taken_out_together(known):
-    both = mixture(mixture(clean("Al2O3"), clean("NaCl"), 0.4), clean("Si"), 0.3)
+    both = mixed(mixed(clean("Al2O3"), clean("NaCl"), 0.4), clean("Si"), 0.3)
     phases = [known_phase(name, prepare(both), known) for name in ("NaCl", "Si")]
     assert likeness(without_phases(prepare(both), phases), clean("Al2O3")) > 0.998
 
@@ -185,7 +185,7 @@ def test_perfect_fit_of_a_noisy_pattern_leaves_nothing_unexplained(seed):
 
 @pytest.mark.parametrize("share", [0.1, 0.3])
 def test_unexplained_share_is_about_that_of_the_foreign_phase(share):
-    fit = fit_of(mixed("TiO2", "Al2O3", share), "TiO2")
+    fit = fit_of(blend("TiO2", "Al2O3", share), "TiO2")
     assert unexplained(fit) == pytest.approx(share, abs=0.04)
     assert likeness(leftover(fit), clean("Al2O3")) > 0.9
 
@@ -199,7 +199,7 @@ def test_unexplained_share_is_about_that_of_the_foreign_phase(share):
     ],
 )
 def test_leftover_is_named(main, foreign, name, known):
-    pattern = mixed(main, foreign)
+    pattern = blend(main, foreign)
     formula = {e.symbol: float(n) for e, n in STRUCTURES[main].composition.items()}
     problem = Problem(pattern, formula, library=known)
     (first, share), *_ = foreign_phases(problem, fit_of(pattern, main))
@@ -267,11 +267,13 @@ def test_bad_cif_is_refused_in_a_sentence(rutile_and_corundum, known, tmp_path):
 
 def test_mixture_has_the_share_and_says_what_it_needs():
     one, other = clean("TiO2"), clean("Si")
-    both = mixture(one, other, 0.3)
+    both = mixed(one, other, 0.3)
     top = (one.intensity + (both.intensity * 0)).sum() / 0.7
     scale = (both.intensity / both.intensity.sum() * top - one.intensity).clip(0)
     assert scale.sum() / top == pytest.approx(0.3, abs=1e-6)
-    with pytest.raises(ValueError, match="share 1 of a foreign phase; give 0 to below 1"):
-        mixture(one, other, 1.0)
+    with pytest.raises(
+        ValueError, match="share -0.1 of the other phase; give a share from"
+    ):
+        mixed(one, other, -0.1)
     with pytest.raises(ValueError, match="simulate both on one grid"):
-        mixture(one, replace(other, two_theta=other.two_theta + 0.01), 0.3)
+        mixed(one, replace(other, two_theta=other.two_theta + 0.01), 0.3)

@@ -30,7 +30,7 @@ PROBLEM = Problem(Pattern(GRID, GRID, CU, prepared=True), {"Ti": 1.0, "O": 2.0})
 
 
 def fit(structure, residual=0.1, parameters=6, prior=0.0, origin="by hand"):
-    """A structure as refinement leaves it: its score is its prior."""
+    """A structure as refinement leaves it; its score, still to be made, is its prior."""
     lattice, frac = structure.lattice.matrix, structure.frac_coords
     numbers = np.array(structure.atomic_numbers)
     symmetry = symmetry_of(1, lattice, frac, numbers)
@@ -39,7 +39,8 @@ def fit(structure, residual=0.1, parameters=6, prior=0.0, origin="by hand"):
     curves = (GRID, np.ones_like(GRID), np.ones_like(GRID), np.zeros_like(GRID))
     return Fit(
         standard, (phase,), origin, residual, prior, *curves, CU,
-        space_group=number, space_group_symbol=symbol, wyckoff=sites, parameters=parameters,
+        space_group=number, space_group_symbol=symbol, wyckoff=sites, prior=prior,
+        parameters=parameters,
     )  # fmt: skip
 
 
@@ -152,7 +153,7 @@ def test_score_falls_with_residual_and_parameters_and_rises_with_the_prior():
     base = fit(POLYMORPHS[0], 0.1, 6, 0.0, "base")
     worse = replace(base, residual=0.2, origin="worse")
     larger = replace(base, parameters=9, origin="larger")
-    likelier = replace(base, score=2.0, origin="likelier")
+    likelier = replace(base, prior=2.0, origin="likelier")
     assert names(scored([worse, larger, base, likelier])) == [
         "likelier", "base", "larger", "worse",
     ]  # fmt: skip

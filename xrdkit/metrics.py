@@ -33,8 +33,16 @@ class Match:
     rmse_angstrom: float | None = None
 
 
-def match(truth: "Structure", answer: "Structure") -> Match:
-    """Literature, strict and hydrogen-free match of an answer, and its RMSE."""
+def match(truth: "Structure", answer: "Structure", *, hydrogen: bool = True) -> Match:
+    """Literature, strict and hydrogen-free match of an answer, and its RMSE.
+
+    Without ``hydrogen`` all of them are of what is left without it, where something is.
+    Deuterium and tritium count as hydrogen.
+    """
+    truth, answer = (as_protium(s) for s in (truth, answer))
+    if not hydrogen:
+        bare = [without_hydrogen(s) for s in (truth, answer)]
+        truth, answer = bare if all(len(s) for s in bare) else (truth, answer)
     rmse = normalised_rmse(truth, answer)
     return Match(
         rmse is not None,
@@ -66,6 +74,17 @@ def strict_match(truth: "Structure", answer: "Structure") -> bool:
     return groups[0] is not None and groups[0] == groups[1]
 
 
+def mirror_match(truth: "Structure", answer: "Structure") -> bool:
+    """Strict match of the mirror image, which no powder pattern tells from the answer.
+
+    It matters in the eleven pairs of enantiomorphic space groups (quartz: P3₁21, P3₂21).
+    """
+    image = answer.copy()
+    for site in image:
+        site.frac_coords = -site.frac_coords
+    return strict_match(truth, image)
+
+
 def heavy_match(truth: "Structure", answer: "Structure") -> bool:
     """Literature match of what is left without hydrogen, which X-rays hardly see."""
     bare = [without_hydrogen(s) for s in (truth, answer)]
@@ -75,10 +94,18 @@ def heavy_match(truth: "Structure", answer: "Structure") -> bool:
 
 
 def without_hydrogen(structure: "Structure") -> "Structure":
-    """A copy without hydrogen and deuterium."""
-    bare = structure.copy()
-    bare.remove_sites([i for i, site in enumerate(bare) if site.species.elements[0].Z == 1])
+    """A copy without hydrogen, deuterium and tritium, also on sites shared with others."""
+    bare = as_protium(structure)
+    bare.remove_species(["H"])
     return bare
+
+
+def as_protium(structure: "Structure") -> "Structure":
+    """A copy in which deuterium and tritium are hydrogen, as X-rays see them."""
+    light = structure.copy()
+    light.remove_oxidation_states()
+    light.replace_species({e: "H" for e in light.composition if e.Z == 1})
+    return light
 
 
 def space_group(structure: "Structure", symprec: float = SYMPREC) -> int | None:

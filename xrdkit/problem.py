@@ -101,15 +101,17 @@ def _check_elements(counts: dict[str, float], text: str) -> None:
             raise ValueError(f"{element} in formula {text!r} has count {n:g}; leave it out")
 
 
-def reduced(counts: dict[str, float], text: str) -> dict[str, float]:
-    """The same counts without their common divisor; they must be whole numbers."""
-    if any(not isclose(n, round(n), abs_tol=1e-6) for n in counts.values()):
-        raise ValueError(
-            f"formula {text!r} has fractional counts; "
-            "give whole numbers (templates are ordered structures)"
-        )
+def reduced(counts: dict[str, float]) -> dict[str, float]:
+    """The same counts without their common divisor; fractional ones stay as they are."""
+    if not whole(counts):
+        return counts
     divisor = gcd(*(round(n) for n in counts.values()))
     return {e: round(n) / divisor for e, n in counts.items()}
+
+
+def whole(counts: dict[str, float]) -> bool:
+    """Whether all counts are whole numbers: an ordered structure can have them."""
+    return all(isclose(n, round(n), abs_tol=1e-6) for n in counts.values())
 
 
 def pose(
@@ -123,7 +125,7 @@ def pose(
     exclude: tuple[str, ...] | str = (),
 ) -> Problem:
     """A checked Problem with its pattern prepared and its library loaded and thinned."""
-    counts = reduced(parse_formula(formula), formula)
+    counts = reduced(parse_formula(formula))
     inside = _contents(contents, counts, formula) if contents else None
     cells = (_cell(cell),) if cell is not None else ()
     group = space_group_number(space_group) if space_group is not None else None
@@ -186,7 +188,10 @@ def load_library(path: str | Path | None) -> Library:
 
 def _contents(text: str, formula: dict[str, float], name: str) -> dict[str, float]:
     counts = parse_formula(text)
-    if reduced(counts, text) != formula:
+    times = max(round(sum(counts.values()) / sum(formula.values())), 1)
+    if counts.keys() != formula.keys() or any(
+        not isclose(n, times * formula[e], rel_tol=1e-3) for e, n in counts.items()
+    ):
         raise ValueError(
             f"contents {text!r} are not a multiple of the formula {name!r}; make them agree"
         )

@@ -61,14 +61,14 @@ def log_evidence(
 
 
 def scored(fits: list[Fit]) -> list[Fit]:
-    """Fits (whose score is their prior so far) with their scores, best first."""
+    """The fits with their scores (prior and evidence), best first."""
     if not fits:
         return []
     residual = np.array([f.residual for f in fits])
     parameters = np.array([float(f.parameters) for f in fits])
     evidence = log_evidence(residual, parameters, len(fits[0].two_theta))
     done = [
-        replace(f, score=f.score + float(e)) for f, e in zip(fits, evidence, strict=True)
+        replace(f, score=f.prior + float(e)) for f, e in zip(fits, evidence, strict=True)
     ]
     return sorted(done, key=lambda f: -f.score)
 

@@ -97,6 +97,21 @@ def lorentz_polarisation(
     return (polarisation + (1 - polarisation) * cos2_two_theta) / (sin2 * cos)
 
 
+def slit_factor(
+    sine: Float[Tensor, "*shape"], slits: str, overflow: float
+) -> Float[Tensor, "*shape"]:
+    """What divergence slits do to an intensity at sinθ: automatic ones multiply by sinθ.
+
+    Fixed ones leave it, but below the 2θ of ``overflow`` (°) the beam is wider than the
+    sample and a share sinθ / sin(overflow / 2) of it is used.
+    """
+    if slits == "automatic":
+        return sine
+    if overflow > 0:
+        return (sine / np.sin(np.radians(overflow / 2))).clamp(max=1)
+    return torch.ones_like(sine)
+
+
 def debye_waller(
     u_iso: Float[Tensor, "*batch atoms"], s2: Float[Tensor, "*batch reflections"]
 ) -> Float[Tensor, "*batch atoms reflections"]:

@@ -7,14 +7,13 @@ simulate, pattern_of, disturbed     whole patterns
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from xrdkit.disturb import mixture, realistic
+from xrdkit.disturb import asymmetric, grainy, mixed, realistic
 from xrdkit.profile import Number, Widths, pattern_widths, profile
 from xrdkit.scattering import (
     LABORATORY,
@@ -32,6 +31,7 @@ from xrdkit.scattering import (
     preferred_orientation,
     reflections,
     sin_theta,
+    slit_factor,
     unique_reflections,
 )
 from xrdkit.types import Crystals, DenseCrystals, Instrument, Pattern, Radiation, Symmetry
@@ -51,7 +51,6 @@ __all__ = [
     "line_positions",
     "lorentz_polarisation",
     "march_dollase",
-    "mixture",
     "pattern_of",
     "preferred_orientation",
     "profile",
@@ -214,8 +213,7 @@ def _powder(
     seen = sin < 1 - 1e-6
     sin = torch.where(seen, sin, 0.5)
     factor = lorentz_polarisation(torch.rad2deg(2 * sin.arcsin()), radiation.polarisation)
-    if instrument.slits == "automatic":
-        factor = factor * sin
+    factor = factor * slit_factor(sin, instrument.slits, instrument.overflow)
     factor = factor * lattice.new_tensor(radiation.weights)[:, None] * seen
     volume = torch.linalg.det(lattice)[:, None]
     return factor * (f2 * reflections.multiplicity / volume**2)[:, None]
@@ -312,14 +310,20 @@ def disturbed(
     *,
     foreign: Crystals | None = None,
     share: float = 0.3,
+    asymmetry: float = 0.0,
+    grains: float = 0.0,
+    halo: float = 0.0,
 ) -> Pattern:
     """A pattern of one crystal as a laboratory might measure it, everything at random.
 
     Uniform: FWHM 0.05–0.3°, displacement ±0.1 mm at R = 200 mm, zero ±0.05°, March–Dollase
     r 0.7–1.3 along a random low-index axis, background 1–10 % and 0–3 impurity lines of up
     to 5 % of the highest line. Log-uniform: size 200–5,000 Å, strain 1e-4–3e-3, highest
-    line 2,000–50,000 counts. Grid 5–80° in steps of 0.02°. A ``foreign`` phase without
-    texture has this ``share`` of the lines' integrated intensity.
+    line 2,000–50,000 counts. Grid 5–80° in steps of 0.02°.
+
+    ``foreign`` is another phase, with ``share`` of the intensity. ``asymmetry`` (°),
+    ``grains`` and ``halo`` are those of ``xrdkit.disturb``: ``asymmetric``, ``grainy`` and
+    ``realistic``.
     """
     u = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
     axis = torch.randint(0, 3, (3,), generator=generator)
@@ -327,18 +331,24 @@ def disturbed(
     instrument = Instrument(
         w=(0.05 + 0.25 * u[0]) ** 2, zero=0.1 * u[1] - 0.05, displacement=0.2 * u[2] - 0.1
     )
-    ideal = partial(
-        pattern_of,
-        radiation=radiation,
-        two_theta=(5, 80, 3751),
-        instrument=instrument,
-        size=200 * 25 ** u[3],
-        strain=1e-4 * 30 ** u[4],
+    sample = {"size": 200 * 25 ** u[3], "strain": 1e-4 * 30 ** u[4]}
+    texture = (tuple(axis.tolist()), 0.7 + 0.6 * u[5])
+    clean, *other = (
+        pattern_of(
+            one,
+            radiation,
+            two_theta=(5, 80, 3751),
+            instrument=instrument,
+            texture=oriented,
+            **sample,
+        )
+        for one, oriented in ((crystal, texture), (foreign, None))
+        if one is not None
     )
-    clean = ideal(crystal, texture=(tuple(axis.tolist()), 0.7 + 0.6 * u[5]))
-    if foreign is not None:
-        clean = mixture(clean, ideal(foreign), share)
     lines = int(torch.randint(0, 4, (), generator=generator))
+    clean = mixed(clean, other[0], share) if other else clean
+    clean = asymmetric(clean, asymmetry) if asymmetry else clean
+    clean = grainy(clean, grains, generator) if grains else clean
     noisy = realistic(
         clean,
         generator,
@@ -346,5 +356,6 @@ def disturbed(
         background=0.01 + 0.09 * u[7],
         lines=lines,
         impurity=0.05,
+        halo=halo,
     )
     return replace(noisy, instrument=LABORATORY)

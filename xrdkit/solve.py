@@ -1,9 +1,10 @@
 """The pipeline: pattern and formula in, ranked structures out. Read this first.
 
-problem = pose(...)            check what was given, prepare the pattern
-candidates = each source       known types with these elements, generated structures, ...
-fits = refine all at once      every candidate against the profile
-solution = rank                one score, duplicates merged, confidence
+problem = pose(...)       check what was given, prepare the pattern
+for each source:          known types with these elements, orderings of simpler parents, ...
+    fits = refine         its candidates and the best so far, all at once
+    stop                  when the pattern is explained
+solution = rank           one score, duplicates merged, confidence
 """
 
 import time
@@ -18,11 +19,13 @@ from tqdm.auto import tqdm
 from xrdkit.generators import SOURCES
 from xrdkit.library import Library
 from xrdkit.problem import pose
-from xrdkit.rank import rank
+from xrdkit.rank import rank, scored
 from xrdkit.refine.batch import refine_steps
-from xrdkit.types import Pattern, Problem, Progress, Solution, Source
+from xrdkit.types import Candidate, Fit, Pattern, Progress, Solution, Source
 
 POOL = 300  # candidates that each source may put up for refinement
+KEPT = 20  # fits that are refined again beside the candidates of the next source
+EXPLAINED = 0.05  # profile residual below which no further source is asked
 BAR = "{desc:<10} {bar:24} {n_fmt}/{total_fmt} {elapsed} {postfix}"
 
 
@@ -45,32 +48,37 @@ def solve_steps(
     problem = pose(pattern, formula, **given)
     where = usable_device(device)
     _lap(seconds, "prepare", started)
-    pool = yield from propose(problem, sources, torch.Generator().manual_seed(seed), where)
-    _lap(seconds, "propose", started)
-    fits = yield from refine_steps(problem.pattern, pool, device=where)
-    _lap(seconds, "refine", started)
+    generator = torch.Generator().manual_seed(seed)
+    fits: list[Fit] = []
+    for source in [named(source) for source in sources]:
+        pool = yield from source(problem, count=POOL, generator=generator, device=where)
+        _lap(seconds, "propose", started)
+        pool += [again(fit) for fit in scored(fits)[:KEPT]]
+        fits = yield from refine_steps(
+            problem.pattern, pool, phases=problem.phases, device=where
+        )
+        _lap(seconds, "refine", started)
+        if fits and min(fit.residual for fit in fits) < EXPLAINED:
+            break
     solution = rank(problem, fits, candidates)
     _lap(seconds, "rank", started)
     settings = {"formula": formula, "sources": sources, "seed": seed, **given}
     return replace(solution, seconds=seconds, settings=settings)
 
 
-def propose(
-    problem: Problem,
-    sources: tuple[str | Source, ...],
-    generator: torch.Generator,
-    device: torch.device,
-) -> Iterator[Progress]:
-    """Yield the progress of each source in turn; return all their candidates."""
-    pool = []
-    for source in sources:
-        if isinstance(source, str) and source not in SOURCES:
-            raise ValueError(
-                f"source {source!r} is not known; choose from {', '.join(SOURCES)}"
-            )
-        function = SOURCES[source] if isinstance(source, str) else source
-        pool += yield from function(problem, count=POOL, generator=generator, device=device)
-    return pool
+def named(source: str | Source) -> Source:
+    """The source of this name, or the function itself."""
+    if isinstance(source, str) and source not in SOURCES:
+        raise ValueError(
+            f"source {source!r} is not known; choose from {', '.join(SOURCES)}"
+        )
+    return SOURCES[source] if isinstance(source, str) else source
+
+
+def again(fit: Fit) -> Candidate:
+    """A fit as a candidate; its score is its prior again."""
+    phase = fit.phases[0]
+    return Candidate(phase.crystal, phase.symmetry, fit.origin, fit.prior, fit.known)
 
 
 def solve(
@@ -138,4 +146,5 @@ def usable_device(device: torch.device | str | None) -> torch.device:
 
 def _lap(seconds: dict[str, float], stage: str, started: float) -> None:
     """Note what this stage took since the last one ended."""
-    seconds[stage] = time.monotonic() - started - sum(seconds.values())
+    spent = time.monotonic() - started - sum(seconds.values())
+    seconds[stage] = seconds.get(stage, 0.0) + spent

@@ -308,6 +308,7 @@ class Fit:
     """A candidate held against the pattern.
 
     ``residual`` is the profile residual on prepared data (0 is perfect), never an R_wp;
+    ``prior`` is what the source thought of the candidate (log);
     ``r_values`` holds R factors in percent where they exist. ``score`` is the log
     posterior up to a constant: higher is better, comparable only within one solution.
     ``unexplained`` is the share (0–1) of the observed intensity above background that lies
@@ -332,6 +333,7 @@ class Fit:
     space_group: int = 1
     space_group_symbol: str = "P1"
     wyckoff: str = ""
+    prior: float = 0.0
     parameters: int = 0
     r_values: dict[str, float] = field(default_factory=dict)
     uncertainties: dict[str, float] = field(default_factory=dict)

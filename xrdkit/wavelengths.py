@@ -7,6 +7,7 @@ Hölzer et al., Phys. Rev. A 56, 4554 (1997)); Kα2 has half the intensity of K�
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +21,10 @@ K_ALPHA = {  # Å: Kα1, Kα2
     "Mo": (0.709317, 0.713607),
     "Ag": (0.559422, 0.563813),
 }
+K_BETA = {  # Å
+    "Cr": 2.084888, "Fe": 1.756606, "Co": 1.620826,
+    "Cu": 1.392235, "Mo": 0.632303, "Ag": 0.497082,
+}  # fmt: skip
 DOUBLET = (2 / 3, 1 / 3)
 KEV = 12.398420  # Å keV: λ = KEV / E
 SYNCHROTRON = 0.95  # polarisation assumed when a bare number is near no tube's line
@@ -53,6 +58,20 @@ def radiation_choices(beam: Radiation) -> tuple[Radiation, ...]:
             doublet = radiation(f"{element}Ka")
             return (single, _repolarised(doublet, beam.polarisation))
     return (single,)
+
+
+def with_kbeta(beam: Radiation, share: float) -> Radiation | None:
+    """The beam with a Kβ line of this share of the Kα intensity; None if not a tube's."""
+    for element, lines in K_ALPHA.items():
+        if min(abs(beam.main / known - 1) for known in (lines[0], mean(element))) < 0.0015:
+            weights = np.array([*beam.weights, share]) / (1 + share)
+            return replace(
+                beam,
+                wavelengths=(*beam.wavelengths, K_BETA[element]),
+                weights=tuple(weights.tolist()),
+                name=f"{element} Kα, Kβ {100 * share:g} %",
+            )
+    return None
 
 
 def mean(element: str) -> float:

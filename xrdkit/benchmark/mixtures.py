@@ -20,7 +20,7 @@ from xrdkit.benchmark.simulated_patterns import (
     protocol_settings,
 )
 from xrdkit.dataset import Table, read_table
-from xrdkit.disturb import mixture
+from xrdkit.disturb import mixed
 from xrdkit.library import Library, load
 from xrdkit.simulate import disturbed as disturbed_pattern
 from xrdkit.simulate import pattern_of
@@ -103,7 +103,7 @@ def mixed_pattern(asked: Protocol, row: int, foreign: int, share: float) -> Patt
         pattern_of(crystal, BEAM, two_theta=GRID, instrument=INSTRUMENT)
         for crystal in (main, other)
     ]
-    return mixture(*patterns, share)
+    return mixed(*patterns, share)
 
 
 def kept(files: list[str | Path], measure: str = "strict") -> dict[str, Any]:

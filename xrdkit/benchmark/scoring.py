@@ -47,7 +47,7 @@ def run(
         metrics.charge_balanced("NaCl")  # so that missing SMACT is said before the work
     rows = results.start(output, settings)
     done = {row["id"] for row in rows}
-    solver = solver or _solve
+    solver = solver or solved
     bar = tqdm(total=len(names), initial=len(done), disable=not progress, unit="entry")
     with bar:
         for name in names:
@@ -81,14 +81,19 @@ def answer(entry: Entry, solver: Solver, *, validity: bool = True) -> dict[str, 
         "fits": [judged(entry.truth, fit, validity) for fit in solution.fits[:WITHIN]],
         "confidence": solution.confidence,
         "verdict": solution.verdict,
+        "group": list(solution.groups[0]) if solution.groups else [],
+        "features": solution.features,
         "memory_mb": peak_memory(),
     }
 
 
 def judged(truth: "Structure", fit: Any, validity: bool) -> dict[str, Any]:
     """One rank as plain numbers."""
+    found = metrics.match(truth, fit.structure)
+    mirror = found.literature and metrics.mirror_match(truth, fit.structure)
     return {
-        **asdict(metrics.match(truth, fit.structure)),
+        **asdict(found),
+        "mirror": found.strict or mirror,
         "residual": fit.residual,
         "origin": fit.origin,
         "score": fit.score,
@@ -128,7 +133,8 @@ def _first(row: dict) -> bool:
     return bool(row["fits"]) and row["fits"][0]["literature"]
 
 
-def _solve(pattern: Pattern, formula: str, **keywords: Any) -> Solution:
+def solved(pattern: Pattern, formula: str, **keywords: Any) -> Solution:
+    """``solve`` without a progress bar."""
     from xrdkit.solve import solve
 
     return solve(pattern, formula, progress=False, **keywords)

@@ -1,7 +1,9 @@
 """The MP-20 protocol: patterns simulated from table entries, solved with a library."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,10 +13,13 @@ import torch
 from xrdkit.benchmark.controls import composition_only
 from xrdkit.benchmark.scoring import Entry, Solver, fingerprint, run, shard_of
 from xrdkit.dataset import Table, read_table
+from xrdkit.generators.assign import Filling, fillings
+from xrdkit.generators.spectra import slot_counts
+from xrdkit.generators.templates import MERGED, MIXED
 from xrdkit.library import Library, formula_hash, load
 from xrdkit.simulate import disturbed as disturbed_pattern
 from xrdkit.simulate import pattern_of
-from xrdkit.structure_types import SAME_TYPE, in_order, member_of, slot_orders
+from xrdkit.structure_types import NEIGHBOURS, SAME_TYPE, distance_features
 from xrdkit.types import Instrument, Pattern
 from xrdkit.wavelengths import radiation
 
@@ -133,49 +138,107 @@ def drawn(total: int, n: int | None, seed: int) -> list[int]:
 
 
 def without_truth(
-    library: Library | None, truth: "Structure", formula: str, unseen: Unseen
+    library: Library | None,
+    truth: "Structure",
+    formula: str,
+    unseen: Unseen,
+    within: float = SAME_TYPE,
 ) -> Library | None:
-    """The library less the formula, and less its structure type, where these are unseen."""
+    """The library less the formula, and less its structure type, where these are unseen.
+
+    ``within`` is that of ``types_of``.
+    """
     if library is None and unseen == "type":
         raise ValueError("unseen='type' needs a library; build one and give it")
     if library is None or unseen == "none":
         return library
     rest = library.without((formula,))
-    return rest.without_types(types_of(rest, truth)) if unseen == "type" else rest
+    return rest.without_types(types_of(rest, truth, within)) if unseen == "type" else rest
 
 
-def types_of(library: Library, structure: "Structure") -> np.ndarray:
-    """The types of a library to which a structure would be counted when it was built.
+def types_of(
+    library: Library, structure: "Structure", within: float = SAME_TYPE
+) -> np.ndarray:
+    """The types of a library whose geometry is that of a structure, as ``solve`` uses them.
 
-    Types of more species stay, also those that give this geometry when two of their slots
-    take one element (a quaternary Heusler for a ternary one).
+    That is: after some way to put the elements into a type's slots (several elements into
+    one, or one into several), no averaged neighbour distance differs by ``within`` or more,
+    in units of (V/N)^(1/3). Space group and orbits may differ: refinement can restore what
+    is distorted.
     """
-    cell = (
-        structure.lattice.matrix,
-        structure.frac_coords,
-        np.array(structure.atomic_numbers),
-    )
-    member = member_of(*cell)
-    if member is None:
-        return np.zeros(0, int)
-    alike = library.space_group == member.cell.space_group
-    alike &= library.counts == len(member.slot)
-    kinds, first = np.unique(library.kind[alike], return_index=True)
-    ours = [in_order(member, order).features for order in slot_orders(member.key)]
+    lattice, frac = structure.lattice.matrix, structure.frac_coords
+    numbers = np.array(structure.atomic_numbers)
+    contents = {int(z): int((numbers == z).sum()) for z in np.unique(numbers)}
+    divisor = gcd(*contents.values())
+    formula = {z: n // divisor for z, n in contents.items()}
+    ours = cache(lambda group: distance_features(lattice, frac, _of(numbers, group)))
+    whole = ours(tuple(formula))[:NEIGHBOURS]
+    far = np.abs(frameworks(library) - whole).max(1) >= within
     same = []
-    for kind, row in zip(kinds, np.flatnonzero(alike)[first], strict=True):
-        atoms = library.atoms(row)
-        known = member_of(
-            library.lattice[row], library.frac[atoms], library.slot[atoms] + 1
-        )
-        if known is not None and known.key == member.key:
-            if min(np.abs(known.features - f).max() for f in ours) < SAME_TYPE:
+    for counts, rows in slot_counts(library):
+        z, rest = divmod(sum(counts), sum(formula.values()))
+        if rest or len(counts) > len(formula) + MERGED:
+            continue
+        choices = fillings(counts, {e: n * z for e, n in formula.items()})
+        if len(choices) > MIXED and len(counts) != len(formula):
+            continue
+        for kind in np.unique(library.kind[rows]).tolist():
+            if not far[kind] and any(
+                _apart(library, kind, f, ours) < within for f in choices
+            ):
                 same.append(kind)
-    return np.array(same, int)
+    return np.intersect1d(same, library.kind[library.rows]).astype(int)
+
+
+def frameworks(library: Library) -> np.ndarray:
+    """Neighbour distances of every type's first member, its species taken as one."""
+    slots = range(library.elements.shape[1])
+    whole = [
+        merged_distances(library, k, tuple(slots)) for k in range(len(leaders(library)))
+    ]
+    return np.array(whole)[:, :NEIGHBOURS]
+
+
+def leaders(library: Library) -> np.ndarray:
+    """The first member of every type, whether in use or not."""
+    if "leaders" not in library.cache:
+        library.cache["leaders"] = np.unique(library.kind, return_index=True)[1]
+    return library.cache["leaders"]
+
+
+def merged_distances(library: Library, kind: int, slots: tuple[int, ...]) -> np.ndarray:
+    """Averaged neighbour distances of the atoms in these slots of a type's first member."""
+    if ("distances", kind, slots) not in library.cache:
+        row = leaders(library)[kind]
+        atoms = library.atoms(row)
+        chosen = _of(library.slot[atoms], slots)
+        found = distance_features(
+            library.lattice[row].astype(float), library.frac[atoms].astype(float), chosen
+        )
+        library.cache["distances", kind, slots] = found
+    return library.cache["distances", kind, slots]
+
+
+def _apart(library: Library, kind: int, filling: Filling, ours: Callable) -> float:
+    """How far a type with its slots so filled is from the distances of a structure.
+
+    ``ours`` gives the structure's by elements; slots that take the same count as one.
+    """
+    apart = 0.0
+    for elements in sorted(set(filling), key=filling.index):
+        slots = tuple(k for k, group in enumerate(filling) if group == elements)
+        theirs = merged_distances(library, kind, slots)
+        apart = max(apart, float(np.abs(theirs - ours(elements)).max()))
+    return apart
+
+
+def _of(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
+    """The atoms of these elements."""
+    return np.flatnonzero(np.isin(numbers, elements))
 
 
 def held(library: Library | None, formula: str, truth: "Structure") -> dict[str, Any]:
-    """Whether a library holds the formula, with this space group, and in how many types."""
+    """Whether a library holds the formula, also with this space group, and its type."""
     from xrdkit.metrics import space_group
 
     if library is None:
@@ -188,6 +251,7 @@ def held(library: Library | None, formula: str, truth: "Structure") -> dict[str,
         "formula_held": bool(len(rows)),
         "formula_group_held": bool((library.space_group[rows] == group).any()),
         "polymorphs": len(np.unique(library.kind[rows])),
+        "type_held": bool(len(types_of(library, truth))),
     }
 
 

@@ -15,17 +15,19 @@ from xrdkit.peaks import typical_fwhm
 from xrdkit.rank import log_evidence
 from xrdkit.refine.block import EXTRAS, Block, current_frac, current_lattice, pack
 from xrdkit.refine.grid import Grid, make_grid
+from xrdkit.refine.known import with_fractions, with_phases
 from xrdkit.refine.least_squares import Fitted, Stage, choose, refine_block, state
+from xrdkit.refine.optics import CLEAN, FEW, best_optics, instrument_of
+from xrdkit.refine.robust import forgiving
 from xrdkit.refine.texture import CHOICES, orientation_factors
-from xrdkit.types import Candidate, Fit, Instrument, Pattern, Phase, Progress
-from xrdkit.wavelengths import radiation_choices
+from xrdkit.types import Candidate, Fit, Pattern, Phase, Progress
 
 STAGES = (
     Stage(0.012, 2.5, 6, False, False, 80),
     Stage(0.005, 3.0, 5, True, True, 40),
     Stage(0.0, 4.0, 14, True, True, 30),
 )
-TEXTURED, TEXTURE_STEPS, TEXTURE_GAIN, CLEAN = 10, 5, 0.93, 0.05
+TEXTURED, TEXTURE_STEPS, TEXTURE_GAIN = 10, 5, 0.93
 NOT_A_FIT = 1e3  # stands for the residual of a fit that gave no number
 PART = 64 * 20**2  # sum of atoms² of candidates that are refined together
 Q_MAX = 6.0  # 1/Å; beyond, a powder pattern adds much work and little to the choice
@@ -35,31 +37,28 @@ def refine_steps(
     pattern: Pattern,
     candidates: list[Candidate],
     *,
+    phases: tuple[Phase, ...] = (),
     stages: tuple[Stage, ...] = STAGES,
     device: torch.device | None = None,
 ) -> Iterator[Progress]:
     """Yield progress part by part; return the fits of the candidates that last.
 
-    Where Kα2 is unknown, the sharp stage is tried with and without on the best five.
+    ``phases`` are in the sample beside every candidate. Before the sharp stage the best few
+    decide on what is not known of the beam.
     """
     if not candidates:
         return []
     started = time.monotonic()
-    width, beam = typical_fwhm(pattern), pattern.radiation
+    width = typical_fwhm(pattern)
     parts = _parts(candidates, min(float(pattern.q.max()), Q_MAX), device)
+    few = [block for block, _ in parts]
     for number, stage in enumerate(stages, 1):
-        grids = [
-            make_grid(
-                pattern,
-                width,
-                strain=stage.strain,
-                per_fwhm=stage.per_fwhm,
-                radiation=choice,
-                q_max=Q_MAX,
-            ).to(parts[0][0].lattice.device)
-            for choice in ([beam] if stage.strain else radiation_choices(beam))
-        ]
-        grid = grids[_best_grid(grids, parts)]
+        grid = make_grid(
+            pattern, width, strain=stage.strain, per_fwhm=stage.per_fwhm, q_max=Q_MAX
+        ).to(parts[0][0].lattice.device)
+        grid = with_phases(grid, phases)
+        if stage.strain == 0:
+            grid = best_optics(grid, few)
         done = []
         for block, names in parts:
             done.append((refine_block(block, grid, stage), names))
@@ -69,14 +68,21 @@ def refine_steps(
             yield Progress("refine", len(done), len(parts), best, note, spent)
         last = _survivors(done, stage.keep)
         if stage.strain == 0:
+            ((best, _),) = _survivors(last, 1)[:1]
+            known = with_phases(grid, phases, best.block)
+            lenient = forgiving(known, [fitted for fitted, _ in last])
+            if lenient is not grid:
+                grid, again = lenient, replace(stage, steps=FEW.steps)
+                last = [(refine_block(f.block, grid, again), names) for f, names in last]
             worst = torch.cat([fitted.residual for fitted, _ in last]).sort().values
             worst = float(worst[min(TEXTURED, len(worst)) - 1])
             last = [
                 (with_texture(f, grid, stage, names, worst), names) for f, names in last
             ]
+        few = [fitted.block.trim() for fitted, _ in _survivors(last, FEW.keep)]
         parts = [(fitted.block.trim(), names) for fitted, names in last]
     return [
-        fit_of(fitted, i, candidate, grid)
+        fit_of(fitted, i, candidate, grid, phases)
         for fitted, names in last
         for i, candidate in enumerate(names)
     ]
@@ -144,19 +150,9 @@ def _survivors(
     return chosen
 
 
-def _best_grid(grids: list[Grid], parts: list[Part]) -> int:
-    """Which grid (radiation) the candidates fit best after a few steps."""
-    if len(grids) == 1:
-        return 0
-    few = Stage(0.0, 3.0, 5, True, True, 5)
-    best = [
-        min(float(refine_block(block, grid, few).residual.min()) for block, _ in parts)
-        for grid in grids
-    ]
-    return int(np.argmin(best))
-
-
-def fit_of(fitted: Fitted, i: int, candidate: Candidate, grid: Grid) -> Fit:
+def fit_of(
+    fitted: Fitted, i: int, candidate: Candidate, grid: Grid, known: tuple[Phase, ...] = ()
+) -> Fit:
     """One refined candidate with its curves, in the standard setting."""
     block = fitted.block
     n = len(candidate.crystal.numbers)
@@ -167,23 +163,27 @@ def fit_of(fitted: Fitted, i: int, candidate: Candidate, grid: Grid) -> Fit:
         u_iso=candidate.crystal.u_iso + block.values[i, -1].cpu() / (8 * torch.pi**2),
     )
     structure, number, symbol, sites = conventional(to_structure(crystal))
-    zero = float(block.values[i, -EXTRAS])
+    instrument = instrument_of(grid, float(block.values[i, -EXTRAS]))
     axis = int(block.axis[i])
     texture = None if axis < 0 else CHOICES[axis]
+    main = Phase(crystal, candidate.symmetry, texture=texture)
+    phases, background = with_fractions(main, known, grid, fitted, i)
     return Fit(
         structure=structure,
-        phases=(Phase(crystal, candidate.symmetry, texture=texture),),
+        phases=phases,
         origin=candidate.origin,
         residual=float(fitted.residual[i]),
-        score=candidate.prior,
+        score=0.0,
+        prior=candidate.prior,
+        known=candidate.known,
         two_theta=grid.two_theta.cpu().numpy(),
         observed=grid.observed.cpu().numpy(),
         calculated=(fitted.calculated + fitted.background)[i].cpu().numpy(),
-        background=fitted.background[i].cpu().numpy(),
+        background=background.cpu().numpy(),
         radiation=grid.radiation,
-        instrument=Instrument(w=grid.a**2, zero=zero),
+        instrument=instrument,
         space_group=number,
         space_group_symbol=symbol,
         wyckoff=sites,
-        parameters=int(block.present[i].sum()) + 1 + grid.smooth.shape[1] + (axis >= 0),
+        parameters=int(block.present[i].sum()) + 1 + grid.linear.shape[1] + (axis >= 0),
     )

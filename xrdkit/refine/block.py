@@ -1,7 +1,8 @@
 """Many candidates as one block of tensors: profiles and their derivatives.
 
 Parameters of each candidate, within its symmetry: cell strains, atomic shifts, and four
-extras: zero of 2θ (°), log width, Lorentzian share, overall B (Å²).
+extras: shift of lines (°), log width, Lorentzian share, overall B (Å²). Lines shift by
+cosθ, as by a displaced sample, in Bragg–Brentano geometry, all alike (zero) in others.
 """
 
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from xrdkit.scattering import (
     dispersion,
     form_factor_tables,
     lorentz_polarisation,
+    slit_factor,
     unique_reflections,
 )
 from xrdkit.types import Candidate
 
-STRAINS, EXTRAS = 6, 4  # extras: zero, log width, Lorentzian share, overall B
+STRAINS, EXTRAS = 6, 4  # extras: shift, log width, Lorentzian share, overall B
 MARGIN_LEFT = 8  # grid points before the first where lines still count
 
 
@@ -294,7 +296,7 @@ def profiles(
             plain * kernel[:, None],
             wave[:, n + 2 : -1] * (kernel * ik)[:, None],  # strains
             wave[:, 1 : n + 1] * kernel[:, None],  # shifts
-            wave[:, -1:] * (kernel * ik)[:, None],  # zero
+            wave[:, -1:] * (kernel * ik)[:, None],  # shift of lines
             plain * by_width[:, None],
             plain * by_share[:, None],
             wave[:, n + 1 : n + 2] * kernel[:, None],  # B
@@ -308,15 +310,19 @@ def profiles(
 def _wave(
     block: Block, grid: Grid, lines: Lines, wavelength: float, weight: float
 ) -> Float[Tensor, "crystals columns padded"]:
-    """Lines of one wavelength on the grid: strengths, by shifts, B, strains and zero."""
+    """Lines of one wavelength on the grid: strengths, by shifts, B, strains, line shift."""
     sine = lines.g * wavelength / 2
     seen = (sine < 0.999) & (block.multiplicity > 0)
     sine = torch.where(seen, sine, torch.full_like(sine, 0.5))
     angle = 2 * torch.asin(sine)
     u, slope = stretch(sine, grid.a, grid.b)
     per_degree = slope * torch.cos(angle / 2) / 2 * np.pi / 180
-    u = u + block.values[:, -4:-3] * per_degree
+    # a sample that is too low or high shifts lines by cosθ, a capillary hardly ever
+    flat = grid.instrument.geometry == "bragg-brentano"
+    shift = per_degree * torch.cos(angle / 2) if flat else per_degree
+    u = u + block.values[:, -4:-3] * shift
     lp = lorentz_polarisation(torch.rad2deg(angle), grid.radiation.polarisation)
+    lp = lp * slit_factor(sine, grid.instrument.slits, grid.instrument.overflow)
     front = torch.where(seen, lp * per_degree * weight, torch.zeros_like(lp))
     amount = front * lines.strength
     columns = [
@@ -324,6 +330,6 @@ def _wave(
         front[..., None] * lines.d_shift,
         (-(lines.g**2) / 2 * amount)[..., None],
         (amount * slope * sine)[..., None] * lines.d_strain,
-        (amount * per_degree)[..., None],
+        (amount * shift)[..., None],
     ]
     return spread(u, torch.cat(columns, -1), grid)

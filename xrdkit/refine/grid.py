@@ -5,7 +5,7 @@ convolution broadens a whole pattern, and a larger b looks at it through a strai
 positions may then be wrong by that much and still overlap.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from xrdkit.pattern import inside_ranges
-from xrdkit.types import Pattern, Radiation
+from xrdkit.types import Instrument, Pattern, Radiation
 
 MARGIN = 24.0  # FWHM of empty grid after the last point, so that tails do not wrap around
 
@@ -25,7 +25,9 @@ class Grid:
 
     ``a`` and ``b`` are in degrees. ``weight`` is zero outside the measured ranges.
     ``blur`` is the FWHM (in u) of the Gaussian that the observed profile has been
-    convolved with.
+    convolved with. ``smooth`` are the terms of the background, ``known`` the profiles of
+    phases that are in the sample beside the candidate. Of ``instrument`` geometry and slits
+    count.
     """
 
     a: float
@@ -37,14 +39,21 @@ class Grid:
     observed: Float[Tensor, " points"]
     weight: Float[Tensor, " points"]
     smooth: Float[Tensor, "points terms"]
+    known: Float[Tensor, "points phases"]
     radiation: Radiation
+    instrument: Instrument = field(default_factory=Instrument)
 
     def __len__(self) -> int:
         return len(self.observed)
 
+    @property
+    def linear(self) -> Float[Tensor, "points columns"]:
+        """Curves that are fitted linearly beside every candidate."""
+        return torch.cat([self.smooth, self.known], 1)
+
     def to(self, device: torch.device) -> "Grid":
         """The same grid on another device."""
-        names = ("two_theta", "observed", "weight", "smooth")
+        names = ("two_theta", "observed", "weight", "smooth", "known")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     @property
@@ -120,7 +129,9 @@ def make_grid(
         torch.tensor(observed / height, dtype=torch.float32),
         torch.tensor(weight / weight.max(), dtype=torch.float32),
         torch.tensor(smooth, dtype=torch.float32),
+        torch.zeros(points, 0),
         radiation,
+        pattern.instrument,
     )
 
 

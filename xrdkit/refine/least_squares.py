@@ -54,10 +54,14 @@ class Fitted:
 def solve_linear(
     model: Float[Tensor, "crystals points"], grid: Grid
 ) -> tuple[Float[Tensor, " crystals"], Float[Tensor, "crystals points"]]:
-    """Scale and smooth background of each model by weighted least squares."""
+    """Scale of each model, smooth background and known phases, by weighted least squares.
+
+    The second curve is the background with the known phases, whose scales are not negative.
+    """
     height = model.amax(-1).clamp_min(1e-30)
+    linear = grid.linear.T
     columns = torch.cat(
-        [(model / height[:, None])[:, None], grid.smooth.T.expand(len(model), -1, -1)], 1
+        [(model / height[:, None])[:, None], linear.expand(len(model), -1, -1)], 1
     )
     weighted = columns * grid.weight
     normal = (weighted @ columns.mT).double()
@@ -65,10 +69,12 @@ def solve_linear(
     ridge = torch.full(
         (normal.shape[-1],), 1e-3 * float(grid.weight.sum()), device=model.device
     )
-    ridge[0] = 1e-9
+    terms = 1 + grid.smooth.shape[1]
+    ridge[0], ridge[terms:] = 1e-9, 1e-9
     solution = torch.linalg.solve(normal + torch.diag(ridge), right).float()
+    solution = torch.cat([solution[:, :terms], solution[:, terms:].clamp_min(0)], 1)
     scale = solution[:, 0].clamp_min(1e-6)
-    return scale / height, solution[:, 1:] @ grid.smooth.T
+    return scale / height, solution[:, 1:] @ linear
 
 
 def state(
@@ -138,8 +144,8 @@ def _marquardt(
 ) -> Float[Tensor, "crystals parameters"]:
     """The damped Gauss–Newton step, scale and background following along."""
     b, d = free.shape
-    smooth = grid.smooth.T.expand(b, -1, -1)
-    columns = torch.cat([jacobian * free[..., None], fitted.calculated[:, None], smooth], 1)
+    linear = grid.linear.T.expand(b, -1, -1)
+    columns = torch.cat([jacobian * free[..., None], fitted.calculated[:, None], linear], 1)
     weighted = columns * grid.weight
     normal = (weighted @ columns.mT).double()
     rest = grid.observed - fitted.calculated - fitted.background

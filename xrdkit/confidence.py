@@ -1,0 +1,229 @@
+"""How far to trust the first answer: the probability that its group holds the structure.
+
+    p = 1 / (1 + exp(-(b + Σ w_k x_k)))
+
+with few terms x_k of the features below, larger where less speaks for the answer, and
+weights w_k ≤ 0, so that p falls with each of them. ``xrdkit.benchmark.confidence`` fits the
+weights on disturbed patterns with and without a right answer; right is a strict match.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from xrdkit.library import expected_volume
+from xrdkit.peaks import find_peaks, noise
+from xrdkit.types import Fit, Pattern, Peaks, Problem, Verdict
+
+CONFIDENT, NONE = 0.9, 0.1  # probabilities from and below which the verdicts hold
+PULLED = 0.7  # loss in b + Σ w x against a good answer that is worth a sentence
+SIGNIFICANT = 3.0  # standard deviations of the noise that are no misfit
+MATCHED = 0.5  # of a line's height that the calculated profile must reach
+AHEAD = 40.0  # a larger lead says no more
+
+BIAS = 4.0
+WEIGHTS = {
+    "misfit": -1.5,
+    "unexplained": -6.0,
+    "missing": -6.0,
+    "unmatched": -6.0,
+    "rival": -2.0,
+    "crowded": -1.0,
+    "volume": -2.0,
+    "close": -2.0,
+    "noise": -2.0,
+    "texture": -0.5,
+}
+
+TERMS: dict[str, Callable[[Mapping[str, float]], float]] = {
+    "misfit": lambda f: float(np.log(max(f["excess"], 0.02) / 0.02)),
+    "unexplained": lambda f: f["unexplained"] ** 0.5,
+    "missing": lambda f: f["missing"] ** 0.5,
+    "unmatched": lambda f: f["unmatched"] ** 0.5,
+    "rival": lambda f: float(np.exp(-f["lead"] / 10)),
+    "crowded": lambda f: float(np.log1p(f["parameters"] / max(f["lines"], 1.0))),
+    "volume": lambda f: abs(f["volume"]),
+    "close": lambda f: max(0.0, 1 - f["shortest"]),
+    "noise": lambda f: f["noise"],
+    "texture": lambda f: f["texture"],
+}
+
+
+def features(
+    problem: Problem, fits: Sequence[Fit], group: Sequence[int] = (0,)
+) -> dict[str, float]:
+    """What speaks for and against the first fit; ``group`` are the fits it ties with.
+
+    residual; noise, what noise alone leaves of it, and excess, √(residual² - noise²);
+    shares (0–1) of the intensity that is unexplained and missing, and of the observed lines
+    that are unmatched; lead, the score over that of the next different structure; numbers
+    of parameters, lines and tied structures; volume, ln of it over the expected one;
+    shortest distance over the sum of covalent radii; texture 0 or 1; shift, the zero point
+    in line widths; u_iso (Å²); range, the largest q (1/Å).
+    """
+    if not fits:
+        raise ValueError("there are no fits to take features of; judge says so to the user")
+    best, pattern = fits[0], problem.pattern
+    peaks = find_peaks(pattern)
+    others = [f for i, f in enumerate(fits) if i not in group]
+    sigma = noise_of(best, pattern)
+    own = noise_residual(best, sigma)
+    return {
+        "residual": best.residual,
+        "noise": own,
+        "excess": float(np.sqrt(max(best.residual**2 - own**2, 0))),
+        "unexplained": unexplained(best, sigma),
+        "missing": missing(best, sigma),
+        "unmatched": unmatched(best, peaks),
+        "lead": min([AHEAD, *(best.score - f.score for f in others)]),
+        "parameters": float(best.parameters),
+        "lines": float(len(peaks.two_theta)),
+        "ties": float(len(group)),
+        "volume": swelling(best, problem),
+        "shortest": shortest(best),
+        "texture": float(best.phases[0].texture is not None),
+        "shift": abs(best.instrument.zero) / max(best.instrument.w, 1e-6) ** 0.5,
+        "u_iso": float(best.phases[0].crystal.u_iso.mean()),
+        "range": float(pattern.q.max()),
+    }
+
+
+def noise_of(fit: Fit, pattern: Pattern) -> Float[np.ndarray, " points"]:
+    """Standard deviation of the fit's observed profile, whose bins hold several points."""
+    step = np.gradient(fit.two_theta)
+    bins = np.maximum(step / np.interp(fit.two_theta, *_steps(pattern)), 1)
+    return np.interp(fit.two_theta, pattern.two_theta, noise(pattern)) / np.sqrt(bins)
+
+
+def _steps(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
+    return pattern.two_theta, np.gradient(pattern.two_theta)
+
+
+def noise_residual(fit: Fit, sigma: Float[np.ndarray, " points"]) -> float:
+    """Profile residual that noise alone leaves, √(Σ w²σ² / Σ w²y²).
+
+    With the weights of refinement, about 1 / (y + 0.01).
+    """
+    weight = 1 / (np.clip(fit.observed, 0, None) + 0.01 + 2 * np.median(sigma))
+    whole = ((weight * fit.observed) ** 2).sum()
+    return float(np.sqrt(((weight * sigma) ** 2).sum() / max(whole, 1e-12)))
+
+
+def unexplained(fit: Fit, sigma: Float[np.ndarray, " points"]) -> float:
+    """Share of the observed intensity above background that no calculated line explains."""
+    above = fit.observed - fit.calculated
+    return _share(above, sigma, fit.observed - fit.background)
+
+
+def missing(fit: Fit, sigma: Float[np.ndarray, " points"]) -> float:
+    """Share of the calculated intensity that is not observed."""
+    above = fit.calculated - fit.observed
+    return _share(above, sigma, fit.calculated - fit.background)
+
+
+def _share(
+    misfit: Float[np.ndarray, " points"],
+    sigma: Float[np.ndarray, " points"],
+    whole: Float[np.ndarray, " points"],
+) -> float:
+    """The part of a positive misfit that noise does not give, over a whole curve."""
+    clear = np.where(misfit > SIGNIFICANT * sigma, misfit, 0)
+    return float(np.clip(clear.sum() / max(whole.clip(0).sum(), 1e-12), 0, 1))
+
+
+def unmatched(fit: Fit, peaks: Peaks) -> float:
+    """Share of the observed lines, by the root of their height, without a counterpart.
+
+    A counterpart reaches half the height within half a width.
+    """
+    curve = fit.calculated - fit.background
+    inside = peaks.two_theta <= fit.two_theta[-1]
+    places = peaks.two_theta + np.linspace(-0.5, 0.5, 5)[:, None] * peaks.fwhm
+    reached = np.interp(places, fit.two_theta, curve).max(0)
+    weight = np.sqrt(peaks.height) * inside
+    lost = weight @ (reached < MATCHED * peaks.height)
+    return float(lost / max(weight.sum(), 1e-12))
+
+
+def swelling(fit: Fit, problem: Problem) -> float:
+    """ln of the volume over what the library's compounds let expect; 0 without library."""
+    if problem.library is None:
+        return 0.0
+    counts = {e.Z: n for e, n in fit.structure.composition.items()}
+    expected = expected_volume(problem.library, counts) * len(fit.structure)
+    return float(np.log(fit.structure.volume / expected))
+
+
+def shortest(fit: Fit) -> float:
+    """Shortest distance between two atoms over the sum of their covalent radii."""
+    from pymatgen.analysis.local_env import CovalentRadius
+
+    structure = fit.structure
+    radii = np.array([CovalentRadius.radius.get(s.specie.symbol, 1.5) for s in structure])
+    ratio = structure.distance_matrix / (radii[:, None] + radii)
+    np.fill_diagonal(ratio, min(structure.lattice.abc) / (2 * radii.max()))
+    return float(ratio.min())
+
+
+def probability(features: Mapping[str, float]) -> float:
+    """Probability (0–1) that the first group holds the right structure."""
+    return float(1 / (1 + np.exp(-BIAS - sum(losses(features).values()))))
+
+
+def losses(features: Mapping[str, float]) -> dict[str, float]:
+    """What every term takes off the logit, w_k x_k ≤ 0."""
+    return {name: WEIGHTS[name] * term(features) for name, term in TERMS.items()}
+
+
+def judge(
+    problem: Problem, fits: Sequence[Fit], group: Sequence[int] = (0,)
+) -> tuple[float, Verdict, tuple[str, ...], dict[str, float]]:
+    """Confidence in the first group of fits, verdict, reasons in words, and features."""
+    if not fits:
+        return 0.0, "none", ("no known structure type gives a possible structure",), {}
+    found = features(problem, fits, group)
+    confidence = round(probability(found), 3)
+    verdict: Verdict = "none" if confidence < NONE else "tentative"
+    if confidence >= CONFIDENT:
+        verdict = "confident"
+    return confidence, verdict, reasons(found), found
+
+
+def reasons(features: Mapping[str, float]) -> tuple[str, ...]:
+    """What pulls the probability down most, in words; else what speaks for the answer."""
+    lost = sorted(losses(features).items(), key=lambda item: item[1])
+    told = [SENTENCES[name](features) for name, loss in lost if loss < -PULLED]
+    ties = round(features["ties"])
+    if ties > 1:
+        told.append(f"{ties} structures fit about equally well")
+    if not told:
+        told = [
+            f"the profile is explained to a residual of {features['residual']:.3f} and no "
+            "other structure comes near"
+        ]
+    return tuple(told)
+
+
+def _lines(features: Mapping[str, float]) -> str:
+    lines, parameters = round(features["lines"]), round(features["parameters"])
+    fewer = "fewer lines than parameters" if lines < parameters else "few lines"
+    return f"{fewer}: {lines} lines, {parameters} parameters"
+
+
+SENTENCES: dict[str, Callable[[Mapping[str, float]], str]] = {
+    "misfit": lambda f: f"the profile residual is {f['residual']:.3f}",
+    "unexplained": lambda f: f"{f['unexplained']:.0%} of the intensity is not explained",
+    "missing": lambda f: f"{f['missing']:.0%} of the calculated intensity is not observed",
+    "unmatched": lambda f: (
+        f"observed lines have no counterpart ({f['unmatched']:.0%} by √height)"
+    ),
+    "rival": lambda f: "another structure fits about as well",
+    "crowded": _lines,
+    "volume": lambda f: (
+        f"the volume is {100 * np.expm1(f['volume']):+.0f} % off what such compounds have"
+    ),
+    "close": lambda f: f"atoms are at {f['shortest']:.2f} of the sum of their radii",
+    "noise": lambda f: f"the pattern is noisy (noise alone leaves {f['noise']:.2f})",
+    "texture": lambda f: "a preferred orientation had to be assumed",
+}

@@ -1,0 +1,332 @@
+"""What a pattern decides of a refined structure, and what it leaves to the structure type.
+
+Three questions, answered from the log evidence of rank.py, whose noise level is the fit's
+own residual with its systematic share. *Coordinates*: the curvature of the evidence gives
+e.s.d.s with all other parameters free. *Presence*: an orbit is taken out. *Order*: the
+elements of two orbits are mixed over both, or exchanged. The other parameters follow in a
+few steps, all changed copies of one fit in one block.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from xrdkit.crystal import orbits, symmetry_dataset, to_structure
+from xrdkit.metrics import normalised_rmse
+from xrdkit.peaks import typical_fwhm
+from xrdkit.rank import FLOOR, OBSERVATIONS, SYSTEMATIC, log_evidence
+from xrdkit.refine.batch import Q_MAX
+from xrdkit.refine.block import EXTRAS, STRAINS, Block, pack
+from xrdkit.refine.grid import Grid, make_grid
+from xrdkit.refine.least_squares import Fitted, Stage, refine_block, state
+from xrdkit.refine.texture import CHOICES, orientation_factors
+from xrdkit.types import Candidate, Crystals, Fit, Pattern
+
+TOLD = 3.0  # fall of the log evidence from which two models count as told apart
+FAR, LEVEL = 0.1, 2.0  # a coordinate is determined when LEVEL e.s.d.s are below FAR (Å)
+PROFILE = Stage(0.0, 4.0, 8, True, True, 1)  # finds line width and shape again
+FOLLOW = Stage(0.0, 4.0, 3, True, True, 1)  # steps in which the rest follows a change
+WORK = 2e7  # copies · parameters · points that are held at once
+PAIRS = 60  # of orbits, beyond which order is asked of elements as wholes
+FIXED = " (coordinates fixed by symmetry)"
+
+
+@dataclass(frozen=True)
+class Orbit:
+    """Equivalent atoms of a fit, and the coordinates that symmetry leaves free.
+
+    ``rows`` turn a change of the first atom's fractional coordinates into the change of
+    each free coordinate, in Å.
+    """
+
+    atoms: Int[np.ndarray, " atoms"]
+    symbol: str
+    site: str
+    label: str
+    axes: str
+    rows: Float[np.ndarray, "free 3"]
+
+
+def determined(
+    pattern: Pattern, fits: list[Fit], device: torch.device | None = None
+) -> list[Fit]:
+    """The fits with ``determined`` and ``undetermined`` filled, in words.
+
+    ``pattern`` is the prepared one that was fitted. Only the first phase is looked at.
+    """
+    if not pattern.prepared:
+        raise ValueError(
+            "the pattern is as measured, the fits are on the prepared one; "
+            "give solution.problem.pattern"
+        )
+    width, q_max = typical_fwhm(pattern), min(float(pattern.q.max()), Q_MAX)
+    grid = make_grid(pattern, width, per_fwhm=PROFILE.per_fwhm, q_max=Q_MAX)
+    grid = grid.to(device or torch.device("cpu"))
+    done = []
+    for fit in fits:
+        seen = replace(grid, radiation=fit.radiation, instrument=fit.instrument)
+        held = held_again(fit, seen, q_max)
+        yes, no = statements(held, seen, orbits_of(fit))
+        done.append(replace(fit, determined=yes, undetermined=no))
+    return done
+
+
+def held_again(fit: Fit, grid: Grid, q_max: float) -> Fitted:
+    """The first phase of a fit as a block of one, with its texture and line shape."""
+    phase = fit.phases[0]
+    candidate = Candidate(phase.crystal, phase.symmetry, fit.origin)
+    block = pack([candidate], q_max).to(grid.observed.device)
+    lift = fit.instrument.displacement / fit.instrument.radius
+    block.values[:, -EXTRAS] = fit.instrument.zero - float(np.degrees(2 * lift))
+    if phase.texture in CHOICES:
+        chosen = CHOICES.index(phase.texture)
+        factors = orientation_factors(block, 0, candidate)[chosen]
+        block = replace(block, texture=factors[None])
+    return refine_block(block, grid, PROFILE)
+
+
+def orbits_of(fit: Fit) -> list[Orbit]:
+    """The orbits of a fit's first phase, named as in its standard setting."""
+    from pymatgen.core import Element
+
+    crystal, symmetry = fit.phases[0].crystal, fit.phases[0].symmetry
+    lattice, frac = (t.double().numpy() for t in (crystal.lattice[0], crystal.frac))
+    numbers = crystal.numbers.numpy()
+    operations = symmetry.rotations.numpy(), symmetry.translations.double().numpy()
+    member = orbits(*operations, frac, numbers)
+    found = symmetry_dataset((lattice, frac, numbers), 0.1)
+    if found is None:
+        setting, letters, times = lattice, [""] * len(frac), 1.0
+    else:
+        setting = found.std_lattice
+        letters, times = found.wyckoffs, len(found.std_types) / len(frac)
+    turn = np.eye(3) if found is None else found.transformation_matrix
+    turn = np.linalg.norm(setting, axis=1)[:, None] * turn
+    free = symmetry.coordinate_basis.double().numpy().reshape(len(frac), 3, -1)
+    seen: dict[str, int] = {}
+    listed = []
+    for first in sorted(np.unique(member), key=lambda i: Element.from_Z(int(numbers[i]))):
+        atoms = np.flatnonzero(member == first)
+        symbol = Element.from_Z(int(numbers[first])).symbol
+        seen[symbol] = seen.get(symbol, 0) + 1
+        site = f"{round(len(atoms) * times)}{letters[first]}"
+        chosen = pivots(turn @ free[first])
+        axes = "".join("xyz"[i] for i in chosen)
+        label = f"{symbol}{seen[symbol]} ({site})"
+        listed.append(Orbit(atoms, symbol, site, label, axes, turn[list(chosen)]))
+    return listed
+
+
+def pivots(directions: Float[np.ndarray, "3 shifts"]) -> tuple[int, ...]:
+    """The axes (0, 1, 2) whose coordinates are independent: x alone for (x, x, 0)."""
+    chosen: list[int] = []
+    for axis in range(3):
+        rows = directions[[*chosen, axis]]
+        if rows.size and np.linalg.matrix_rank(rows, tol=1e-3) > len(chosen):
+            chosen.append(axis)
+    return tuple(chosen)
+
+
+def statements(
+    held: Fitted, grid: Grid, sites: list[Orbit]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the pattern determines and what not: of every orbit, then of the order."""
+    without = losses(held, grid, [taken_out(held.block, orbit) for orbit in sites])
+    errors = coordinate_errors(held, grid, sites)
+    words: dict[bool, list[str]] = {True: [], False: []}
+    for orbit, present, error in zip(sites, without > TOLD, errors, strict=True):
+        known = [bool(present), *(present & (LEVEL * error < FAR)).tolist()]
+        for told, said in words.items():
+            names = zip(("presence", *orbit.axes), known, strict=True)
+            if chosen := [name for name, is_known in names if is_known == told]:
+                fixed = "" if orbit.axes or not told else FIXED
+                said.append(f"{orbit.label}: {', '.join(chosen)}{fixed}")
+    for pair, sites_told in orders(held, grid, sites).items():
+        for told, said in words.items():
+            places = [place for place, is_told in sites_told.items() if is_told == told]
+            if told and len(places) == len(sites_told):
+                said.append(f"order of {pair}")
+            else:
+                said += [f"order of {pair} on {place}" for place in places]
+    return tuple(words[True]), tuple(words[False])
+
+
+def orders(held: Fitted, grid: Grid, sites: list[Orbit]) -> dict[str, dict[str, bool]]:
+    """By pair of elements and pair of sites: whether the pattern tells which is where.
+
+    It does when neither a mixture of both elements over both sites nor, on sites of equal
+    multiplicity, their exchange fits as well. An exchange that gives the same crystal (as
+    in CsCl) is passed over.
+    """
+    pairs = pairs_of(held.block, sites)
+    if len(pairs) > PAIRS:
+        pairs = pairs_of(held.block, by_element(sites))
+    told = losses(held, grid, [mixed(held.block, *pair) for pair in pairs]) > TOLD
+    doubtful = [
+        i
+        for i, (one, other) in enumerate(pairs)
+        if told[i] and len(one.atoms) == len(other.atoms)
+    ]
+    turned = [exchanged(held.block, *pairs[i]) for i in doubtful]
+    for i, change, loss in zip(doubtful, turned, losses(held, grid, turned), strict=True):
+        told[i] = loss > TOLD or same_crystal(held.block, change)
+    found: dict[str, dict[str, bool]] = {}
+    for (one, other), is_told in zip(pairs, told.tolist(), strict=True):
+        places = found.setdefault(f"{one.symbol} and {other.symbol}", {})
+        place = f"{one.site} / {other.site}"
+        places[place] = places.get(place, True) and is_told
+    return found
+
+
+def pairs_of(block: Block, sites: list[Orbit]) -> list[tuple[Orbit, Orbit]]:
+    """Pairs of orbits with different elements, less those that share a mixed site."""
+    frac = block.frac[0]
+    pairs = []
+    for one, other in combinations(sites, 2):
+        apart = frac[one.atoms[0]] - frac[other.atoms]
+        shared = ((apart - apart.round()).abs() < 1e-4).all(1).any()
+        if one.symbol != other.symbol and not shared:
+            pairs.append((one, other))
+    return pairs
+
+
+def by_element(sites: list[Orbit]) -> list[Orbit]:
+    """All orbits of each element as one."""
+    whole = []
+    for symbol in dict.fromkeys(orbit.symbol for orbit in sites):
+        mine = [orbit for orbit in sites if orbit.symbol == symbol]
+        atoms = np.concatenate([orbit.atoms for orbit in mine])
+        site = ", ".join(orbit.site for orbit in mine)
+        whole.append(Orbit(atoms, symbol, site, symbol, "", np.zeros((0, 3))))
+    return whole
+
+
+Change = tuple[Int[Tensor, " species"], Float[Tensor, " species"]]
+
+
+def _species(block: Block) -> Change:
+    """Numbers and occupancies of all atoms, and of a second, absent species on each."""
+    occupancy = block.occupancy[0]
+    return block.numbers[0].repeat(2), torch.cat([occupancy, torch.zeros_like(occupancy)])
+
+
+def taken_out(block: Block, orbit: Orbit) -> Change:
+    """The crystal without an orbit."""
+    numbers, occupancy = _species(block)
+    occupancy[orbit.atoms] = 0
+    return numbers, occupancy
+
+
+def exchanged(block: Block, one: Orbit, other: Orbit) -> Change:
+    """The elements of two orbits exchanged."""
+    numbers, occupancy = _species(block)
+    first, second = numbers[one.atoms[0]].clone(), numbers[other.atoms[0]].clone()
+    numbers[one.atoms], numbers[other.atoms] = second, first
+    return numbers, occupancy
+
+
+def same_crystal(block: Block, change: Change) -> bool:
+    """Whether the changed crystal matches the one that was fitted (literature settings)."""
+    lattice, frac = block.lattice.cpu(), block.frac[0].cpu()
+    u_iso, owner = block.u_iso[0].cpu(), torch.zeros(len(frac), dtype=torch.long)
+    n, occupancy = len(frac), block.occupancy[0].cpu()
+    before, after = (
+        to_structure(Crystals(lattice, frac, numbers[:n].cpu(), occupancy, u_iso, owner))
+        for numbers in (block.numbers[0], change[0])
+    )
+    return normalised_rmse(before, after) is not None
+
+
+def mixed(block: Block, one: Orbit, other: Orbit) -> Change:
+    """The elements of two orbits spread evenly over both, the contents kept."""
+    numbers, occupancy = _species(block)
+    n = len(block.numbers[0])
+    amount = [float(occupancy[o.atoms].sum()) for o in (one, other)]
+    for here, there, kept in ((one, other, amount[0]), (other, one, amount[1])):
+        share = kept / sum(amount)
+        numbers[here.atoms + n] = int(numbers[there.atoms[0]])
+        occupancy[here.atoms + n] = (1 - share) * occupancy[here.atoms]
+        occupancy[here.atoms] *= share
+    return numbers, occupancy
+
+
+def losses(
+    held: Fitted, grid: Grid, changes: list[Change]
+) -> Float[np.ndarray, " changes"]:
+    """Fall of the log evidence with each change, after the other parameters followed."""
+    columns = held.block.values.shape[1]
+    at_once = max(1, int(WORK / (columns * grid.padded)))
+    residual = [float(held.residual[0])]
+    for first in range(0, len(changes), at_once):
+        part = changes[first : first + at_once]
+        block = held.block.select(torch.zeros(len(part), dtype=torch.long))
+        block = replace(
+            block,
+            frac=block.frac.repeat(1, 2, 1),
+            u_iso=block.u_iso.repeat(1, 2),
+            shift_basis=block.shift_basis.repeat(1, 2, 1),
+            numbers=torch.stack([numbers for numbers, _ in part]),
+            occupancy=torch.stack([occupancy for _, occupancy in part]),
+        )
+        residual += refine_block(block, grid, FOLLOW).residual.tolist()
+    evidence = log_evidence(np.array(residual), np.zeros(len(residual)), len(grid))
+    return evidence[0] - evidence[1:]
+
+
+def coordinate_errors(
+    held: Fitted, grid: Grid, sites: list[Orbit]
+) -> list[Float[np.ndarray, " free"]]:
+    """e.s.d. in Å of each orbit's free coordinates, all other parameters free.
+
+    The inverse of -∂² log evidence / ∂p²: the normal matrix divided by the weighted sum of
+    squares, with its systematic share, per independent observation. Coordinates of a polar
+    group are relative to the mean of all atoms.
+    """
+    block = held.block
+    _, jacobian = state(block, grid, True)
+    smooth = grid.smooth.T[None]
+    columns = torch.cat(
+        [jacobian[:, block.present[0]], held.calculated[:, None], smooth], 1
+    )[0].double()
+    normal = (columns * grid.weight) @ columns.T
+    size = normal.diagonal().sqrt().clamp_min(1e-12)
+    ridge = 1e-9 * torch.eye(len(size), dtype=size.dtype, device=size.device)
+    inverse = torch.linalg.inv(normal / size / size[:, None] + ridge) / size / size[:, None]
+    total = (grid.weight * grid.observed**2).sum().double()
+    r0 = SYSTEMATIC * float(held.residual[0]) + FLOOR
+    level = float(held.residual[0]) ** 2 + r0**2
+    covariance = inverse * total * level / min(OBSERVATIONS, len(grid) / 6)
+    strains = int(block.present[0, :STRAINS].sum())
+    k = block.shifts
+    covariance = covariance[strains : strains + k, strains : strains + k].cpu().numpy()
+    basis = block.shift_basis[0].double().cpu().numpy()
+    basis = basis.reshape(block.frac.shape[1], 3, k)
+    errors = []
+    for orbit in sites:
+        moved = orbit.rows @ basis[orbit.atoms[0]]
+        errors.append(np.sqrt(np.einsum("ik,kl,il->i", moved, covariance, moved)))
+    return errors
+
+
+def equivalent(fits: list[Fit], points: int) -> tuple[tuple[int, ...], ...]:
+    """Classes of fits that the pattern cannot tell apart, whatever their priors.
+
+    Indices into ``fits`` (best first). A fit joins the first class whose best member's log
+    evidence, parameters aside, differs from its own by less than ``TOLD``.
+    """
+    if not fits:
+        return ()
+    residual = np.array([fit.residual for fit in fits])
+    evidence = log_evidence(residual, np.zeros(len(fits)), points)
+    classes: list[list[int]] = []
+    for i, here in enumerate(evidence):
+        alike = [c for c in classes if abs(evidence[c[0]] - here) < TOLD]
+        if alike:
+            alike[0].append(i)
+        else:
+            classes.append([i])
+    return tuple(tuple(c) for c in classes)
