@@ -238,7 +238,10 @@ def test_known_compound_is_told_from_a_new_one_of_its_type(known):
 @pytest.mark.parametrize(
     ("what", "text"),
     [
-        ("W", r"phase W: its strongest lines \(at 40.\d\d°, .*\) are not in the pattern"),
+        (
+            STRUCTURES["W"],
+            r"phase W: its strongest lines \(at 40.\d\d°, .*\) are not in the pattern",
+        ),
         ("LaB6", "its strongest lines"),
         ("Xx2", "'Xx' in formula 'Xx2' is not an element"),
         ("Si0.5Ge0.5", "phase Si0.5Ge0.5 has fractional counts; give its CIF"),

@@ -21,7 +21,6 @@ EXPLAINS = 0.1  # of the leftover intensity, by a phase that is named
 ATOMS, MOST, TRIED = 24, 300, 8  # in a primitive cell; compounds compared; refined
 COUNTS = 6  # of an element in the formula of an averaged type
 AIR = frozenset({1, 6, 8})
-SMOOTH = 3.0  # points (standard deviation), about one line's width on a fit's axis
 
 
 def leftover(fit: Fit) -> Pattern:
