@@ -7,7 +7,7 @@ ratios are about right. The most similar become candidates for refinement.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,7 +39,6 @@ MERGED = 2  # species more than the formula has elements, at most
 KNOWN = 2.0  # gained in the prior by a compound that the library has in this type
 OTHER = 2.0  # lost in the prior by fillings that merge or divide species
 COMMON, CHEMISTRY = 0.5, 0.1  # weights in the prior: ln members, Mendeleev distance
-HYDROGEN, FEWER = 6.0, 6  # lost in the prior, and share of candidates, with H left or added
 TRIES = 3000  # hits compared with a given cell
 ALIKE = 3  # hits kept of one type and one assignment
 
@@ -180,63 +179,13 @@ def propose(
 ) -> Iterator[Progress]:
     """The substitutions that look most like the pattern; returns ``count`` candidates.
 
-    Half as many more may come from types whose slots several elements share, and a few
-    with hydrogen left out or added, which X-rays hardly see.
+    Half as many more may come from types whose slots several elements share.
     """
-    volume = expected_volume(problem.library, numbered(problem.formula))
-    found = yield from substitutions(problem, volume, count)
-    for asked, volume, note in hydrogen_variants(problem):
-        more = yield from substitutions(asked, volume, max(count // FEWER, 1))
-        found += [
-            replace(c, origin=c.origin + note, prior=c.prior - HYDROGEN) for c in more
-        ]
+    formula = numbered(problem.formula)
+    found = yield from substitutions(
+        problem, expected_volume(problem.library, formula), count
+    )
     return found
-
-
-def hydrogen_variants(problem: Problem) -> list[tuple[Problem, float, str]]:
-    """The problem without its hydrogen, or with hydrogen that the formula does not name.
-
-    With the expected volume per atom (Å³) and a note for the origin. Hydrogen is added to
-    oxides only, in the amounts and types in which the library has it.
-    """
-    formula, library = problem.formula, problem.library
-    if "H" in formula:
-        bare = _less_hydrogen(formula)
-        if not bare:
-            return []
-        share = sum(formula.values()) / sum(bare.values())
-        volume = expected_volume(library, numbered(formula)) * share
-        contents = problem.contents and _less_hydrogen(problem.contents)
-        asked = replace(problem, formula=bare, contents=contents)
-        return [(asked, volume, ", H not placed")]
-    if "O" not in formula or problem.contents:
-        return []
-    rows, per_atom = hydrogen_in(library)
-    amounts = per_atom * sum(formula.values())
-    whole = np.isclose(amounts, np.rint(amounts))
-    others = np.setdiff1d(library.kind, library.kind[rows])
-    hydrides = library.without_types(others)
-    variants = []
-    for n in np.unique(np.rint(amounts[whole])):
-        asked = replace(problem, formula={**formula, "H": float(n)}, library=hydrides)
-        volume = expected_volume(library, numbered(asked.formula))
-        variants.append((asked, volume, ", H added"))
-    return variants
-
-
-def _less_hydrogen(counts: dict[str, float]) -> dict[str, float]:
-    return {element: n for element, n in counts.items() if element != "H"}
-
-
-def hydrogen_in(
-    library: Library,
-) -> tuple[Int[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
-    """Members in use that have a hydrogen slot, and their hydrogen per other atom."""
-    owner = np.repeat(np.arange(len(library.kind)), library.counts)
-    is_hydrogen = library.nature[owner, library.slot] == mendeleev_numbers()[1]
-    n = np.bincount(owner, weights=is_hydrogen, minlength=len(library.kind))
-    rows = library.rows[(n[library.rows] > 0) & (n < library.counts)[library.rows]]
-    return rows, n[rows] / (library.counts - n)[rows]
 
 
 def substitutions(problem: Problem, volume: float, count: int) -> Iterator[Progress]:
