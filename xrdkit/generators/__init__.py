@@ -1,6 +1,9 @@
 """Sources of candidate structures, one a file, and the one table of their names."""
 
-from xrdkit.generators import templates
+from xrdkit.generators import ordered, templates
 from xrdkit.types import Source
 
-SOURCES: dict[str, Source] = {"templates": templates.propose}
+SOURCES: dict[str, Source] = {
+    "templates": templates.propose,
+    "ordered": ordered.propose,
+}
