@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from xrdkit.benchmark.controls import composition_only
+from xrdkit.benchmark.parents import ordering_of_parent, types_of
 from xrdkit.benchmark.scoring import Entry, Solver, fingerprint, run, shard_of
 from xrdkit.dataset import Table, read_table
 from xrdkit.library import Library, formula_hash, load
 from xrdkit.simulate import disturbed as disturbed_pattern
 from xrdkit.simulate import pattern_of
-from xrdkit.structure_types import SAME_TYPE, in_order, member_of, slot_orders
 from xrdkit.types import Instrument, Pattern
 from xrdkit.wavelengths import radiation
 
@@ -144,38 +144,11 @@ def without_truth(
     return rest.without_types(types_of(rest, truth)) if unseen == "type" else rest
 
 
-def types_of(library: Library, structure: "Structure") -> np.ndarray:
-    """The types of a library to which a structure would be counted when it was built.
-
-    Types of more species stay, also those that give this geometry when two of their slots
-    take one element (a quaternary Heusler for a ternary one).
-    """
-    cell = (
-        structure.lattice.matrix,
-        structure.frac_coords,
-        np.array(structure.atomic_numbers),
-    )
-    member = member_of(*cell)
-    if member is None:
-        return np.zeros(0, int)
-    alike = library.space_group == member.cell.space_group
-    alike &= library.counts == len(member.slot)
-    kinds, first = np.unique(library.kind[alike], return_index=True)
-    ours = [in_order(member, order).features for order in slot_orders(member.key)]
-    same = []
-    for kind, row in zip(kinds, np.flatnonzero(alike)[first], strict=True):
-        atoms = library.atoms(row)
-        known = member_of(
-            library.lattice[row], library.frac[atoms], library.slot[atoms] + 1
-        )
-        if known is not None and known.key == member.key:
-            if min(np.abs(known.features - f).max() for f in ours) < SAME_TYPE:
-                same.append(kind)
-    return np.array(same, int)
-
-
 def held(library: Library | None, formula: str, truth: "Structure") -> dict[str, Any]:
-    """Whether a library holds the formula, with this space group, and in how many types."""
+    """Whether a library holds the formula, with this space group, and in how many types.
+
+    And whether the structure is an ordering of a type that it holds.
+    """
     from xrdkit.metrics import space_group
 
     if library is None:
@@ -188,6 +161,7 @@ def held(library: Library | None, formula: str, truth: "Structure") -> dict[str,
         "formula_held": bool(len(rows)),
         "formula_group_held": bool((library.space_group[rows] == group).any()),
         "polymorphs": len(np.unique(library.kind[rows])),
+        "ordering": ordering_of_parent(truth, library),
     }
 
 

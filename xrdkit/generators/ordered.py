@@ -113,7 +113,7 @@ def merges(formula: dict[int, float]) -> list[Merge]:
     alone = tuple((z,) for z in elements)
     merged = sorted((p for p in partitions(elements) if p != alone), key=unlike)
     found = [Merge(groups, formula) for groups in merged[:MERGES]]
-    for z in elements:
+    for z in elements if len(elements) > 1 else ():
         groups = tuple((0, z) if one == (z,) else one for one in alone)
         found += [
             Merge(groups, {**formula, 0: formula[z] * (1 / share - 1)}) for share in FILLED
