@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
+from xrdkit.crystal import covalent_radii
 from xrdkit.library import expected_volume
 from xrdkit.peaks import find_peaks, noise
 from xrdkit.types import Fit, Pattern, Peaks, Problem, Verdict
@@ -163,10 +164,8 @@ def swelling(fit: Fit, problem: Problem) -> float:
 
 def shortest(fit: Fit) -> float:
     """Shortest distance between two atoms over the sum of their covalent radii."""
-    from pymatgen.analysis.local_env import CovalentRadius
-
     structure = fit.structure
-    radii = np.array([CovalentRadius.radius.get(s.specie.symbol, 1.5) for s in structure])
+    radii = covalent_radii(structure)
     ratio = structure.distance_matrix / (radii[:, None] + radii)
     np.fill_diagonal(ratio, min(structure.lattice.abc) / (2 * radii.max()))
     return float(ratio.min())

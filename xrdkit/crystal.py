@@ -12,7 +12,7 @@ from xrdkit.space_group import CENTRING, operations, quiet_spglib
 from xrdkit.types import Crystals, Symmetry
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
+    from pymatgen.core import Composition, Element, Structure
     from spglib import SpglibDataset
 
 U_ISO = 0.006  # Å², a usual value for inorganic solids at room temperature
@@ -53,14 +53,15 @@ def one_crystal(
     lattice: Float[np.ndarray, "3 3"],
     frac: Float[np.ndarray, "atoms 3"],
     numbers: Int[np.ndarray, " atoms"],
+    occupancy: Float[np.ndarray, " atoms"] | None = None,
 ) -> Crystals:
-    """An ordered crystal as a batch of one, with usual displacement parameters."""
+    """A crystal as a batch of one, with usual displacement parameters; sites full."""
     n = len(frac)
     return Crystals(
         torch.tensor(lattice, dtype=torch.float32)[None],
         torch.tensor(frac, dtype=torch.float32),
         torch.tensor(numbers, dtype=torch.long),
-        torch.ones(n),
+        torch.ones(n) if occupancy is None else torch.tensor(occupancy).float(),
         torch.full((n,), U_ISO),
         torch.zeros(n, dtype=torch.long),
     )
@@ -76,10 +77,16 @@ def to_structure(crystals: Crystals, index: int = 0) -> "Structure":
         place = tuple(np.round(crystals.frac[row].tolist(), 6))
         species = sites.setdefault(place, {})
         element = Element.from_Z(int(crystals.numbers[row]))
-        species[element] = species.get(element, 0) + float(crystals.occupancy[row])
-    return Structure(
-        crystals.lattice[index].double().numpy(), list(sites.values()), list(sites)
-    )
+        occupancy = round(float(crystals.occupancy[row]), 6)
+        species[element] = species.get(element, 0) + occupancy
+    species = [_full_at_most(shares) for shares in sites.values()]
+    return Structure(crystals.lattice[index].double().numpy(), species, list(sites))
+
+
+def _full_at_most(species: "dict[Element, float]") -> "dict[Element, float]":
+    """Shares of a site without what rounding puts above one (0.1 % and more is left)."""
+    total = sum(species.values())
+    return {e: n / total for e, n in species.items()} if 1 < total < 1.001 else species
 
 
 def read_cif(path: str) -> "Structure":
@@ -212,7 +219,44 @@ def coordinate_basis(
     frac: Float[np.ndarray, "atoms 3"],
     numbers: Int[np.ndarray, " atoms"],
 ) -> Float[np.ndarray, "coordinates shifts"]:
-    """Displacements that keep the space group, without the shift of the whole crystal."""
+    """Displacements that keep the space group, without the shift of the whole crystal.
+
+    Rows on one place are species of a mixed site and move together.
+    """
+    first, site = places(frac)
+    basis = site_basis(rotations, translations, frac[first], numbers[first])
+    return basis.reshape(len(first), 3, -1)[site].reshape(3 * len(frac), -1)
+
+
+def covalent_radii(structure: "Structure") -> Float[np.ndarray, " sites"]:
+    """Covalent radius of every site in Å, the mean over the species of a mixed one."""
+    from pymatgen.analysis.local_env import CovalentRadius
+
+    radii = []
+    for site in structure:
+        shares = [
+            (CovalentRadius.radius.get(s.symbol, 1.5), n) for s, n in site.species.items()
+        ]
+        radii.append(sum(r * n for r, n in shares) / sum(n for _, n in shares))
+    return np.array(radii)
+
+
+def places(
+    frac: Float[np.ndarray, "atoms 3"],
+) -> tuple[Int[np.ndarray, " sites"], Int[np.ndarray, " atoms"]]:
+    """The first row on every distinct place, and the place of each row."""
+    apart = frac[:, None] - frac
+    same = (np.abs(apart - np.rint(apart)) < 1e-4).all(-1).argmax(1)
+    return np.unique(same, return_inverse=True)
+
+
+def site_basis(
+    rotations: Int[np.ndarray, "operations 3 3"],
+    translations: Float[np.ndarray, "operations 3"],
+    frac: Float[np.ndarray, "atoms 3"],
+    numbers: Int[np.ndarray, " atoms"],
+) -> Float[np.ndarray, "coordinates shifts"]:
+    """``coordinate_basis`` of atoms that have a place each."""
     n = len(frac)
     target = images_of(rotations, translations, frac, numbers)
     columns, done = [], np.zeros(n, bool)
@@ -252,25 +296,34 @@ def conventional(
 ) -> tuple["Structure", int, str, str]:
     """Standard conventional cell, space group number and symbol, and Wyckoff sites.
 
-    Sites read "Ti 2a, O 4f". A structure whose symmetry is not found stays as it is, in P1.
+    Sites read "Ti 2a, O 4f", mixed ones "La0.7Sr0.3 1a". A structure whose symmetry is not
+    found stays as it is, in P1.
     """
-    from pymatgen.core import Element, Structure
+    from pymatgen.core import Structure
 
-    cell = (structure.lattice.matrix, structure.frac_coords, list(structure.atomic_numbers))
-    found = symmetry_dataset(cell, symprec)
+    kinds = list(dict.fromkeys(site.species for site in structure))
+    labels = [kinds.index(site.species) for site in structure]
+    found = symmetry_dataset(
+        (structure.lattice.matrix, structure.frac_coords, labels), symprec
+    )
     if found is None:
         return structure, 1, "P1", ""
     standard = Structure(
         found.std_lattice,
-        [Element.from_Z(z) for z in found.std_types],
+        [kinds[label] for label in found.std_types],
         np.mod(found.std_positions, 1),
     )
     ratio = len(found.std_types) / len(structure)
     sites: dict[tuple, int] = {}
-    for orbit, letter, number in zip(
-        found.crystallographic_orbits, found.wyckoffs, cell[2], strict=True
+    for orbit, letter, label in zip(
+        found.crystallographic_orbits, found.wyckoffs, labels, strict=True
     ):
-        key = (orbit, letter, Element.from_Z(number).symbol)
+        key = (orbit, letter, species_text(kinds[label]))
         sites[key] = sites.get(key, 0) + 1
     text = ", ".join(f"{e} {round(n * ratio)}{w}" for (_, w, e), n in sites.items())
     return standard, int(found.number), found.international, text
+
+
+def species_text(species: "Composition") -> str:
+    """What is on a site, with its shares where they are not one: "Ti", "La0.7Sr0.3"."""
+    return "".join(e.symbol + ("" if n == 1 else f"{n:.3g}") for e, n in species.items())

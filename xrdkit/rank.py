@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from xrdkit.confidence import judge, with_unexplained
+from xrdkit.crystal import covalent_radii, places
 from xrdkit.library import expected_volume
 from xrdkit.structure_types import distance_features
 from xrdkit.types import Fit, Problem, Solution
@@ -27,12 +28,10 @@ TOLD = 3.0  # difference of log evidence from which two models count as told apa
 
 def possible(fit: Fit) -> bool:
     """Whether the fit is a number and no two atoms are closer than 0.55 of their radii."""
-    from pymatgen.analysis.local_env import CovalentRadius
-
     structure = fit.structure
     if not np.isfinite(fit.residual):
         return False
-    radii = np.array([CovalentRadius.radius.get(s.specie.symbol, 1.5) for s in structure])
+    radii = covalent_radii(structure)
     if len(structure) > 1:
         distance = structure.distance_matrix
         np.fill_diagonal(distance, np.inf)
@@ -81,10 +80,10 @@ def merged(fits: list[Fit]) -> list[Fit]:
     much lower; it takes the place of the best.
     """
     groups: list[list[Fit]] = []
-    seen: list[np.ndarray] = []
+    seen: list[tuple[tuple, np.ndarray]] = []
     for fit in fits:
         mine = fingerprint(fit)
-        same = [i for i, other in enumerate(seen) if np.abs(other - mine).max() < SAME]
+        same = [i for i, other in enumerate(seen) if alike(mine, other)]
         if same:
             groups[same[0]].append(fit)
         else:
@@ -105,17 +104,33 @@ def _simplest(group: list[Fit]) -> Fit:
     return replace(chosen, score=max(f.score for f in group))
 
 
-def fingerprint(fit: Fit) -> Float[np.ndarray, " features"]:
-    """Volume per atom (log) and averaged neighbour distances of every element."""
+def fingerprint(fit: Fit) -> tuple[tuple, Float[np.ndarray, " features"]]:
+    """Kinds of sites; volume per site (log) and averaged neighbour distances of each kind.
+
+    A kind is what is on a site: numbers and occupancies.
+    """
     crystal = fit.phases[0].crystal
     lattice, frac = crystal.lattice[0].double().numpy(), crystal.frac.double().numpy()
-    numbers = crystal.numbers.numpy()
+    first, place = places(frac)
+    on_site: list[list[tuple[int, float]]] = [[] for _ in first]
+    rows = zip(place, crystal.numbers.tolist(), crystal.occupancy.tolist(), strict=True)
+    for i, number, occupancy in rows:
+        on_site[i].append((number, round(occupancy, 2)))
+    kinds = [tuple(sorted(species)) for species in on_site]
+    distinct = sorted(set(kinds))
     parts = [
-        distance_features(lattice, frac, np.nonzero(numbers == z)[0])
-        for z in np.unique(numbers)
+        distance_features(
+            lattice, frac[first], np.array([i for i, k in enumerate(kinds) if k == kind])
+        )
+        for kind in distinct
     ]
-    volume = np.log(abs(np.linalg.det(lattice)) / len(frac))
-    return np.concatenate([[volume], *parts])
+    volume = np.log(abs(np.linalg.det(lattice)) / len(first))
+    return tuple(distinct), np.concatenate([[volume], *parts])
+
+
+def alike(one: tuple[tuple, np.ndarray], other: tuple[tuple, np.ndarray]) -> bool:
+    """Whether two fingerprints are of one structure."""
+    return one[0] == other[0] and bool(np.abs(one[1] - other[1]).max() < SAME)
 
 
 def equivalent(fits: list[Fit]) -> tuple[tuple[int, ...], ...]:

@@ -35,12 +35,13 @@ def member_of(
     lattice: Float[np.ndarray, "3 3"],
     frac: Float[np.ndarray, "atoms 3"],
     numbers: Int[np.ndarray, " atoms"],
+    symprec: float = 0.1,
 ) -> Member | None:
     """A structure in its standard cell, its species as slots, rarest first.
 
-    None where spglib finds no symmetry.
+    None where spglib finds no symmetry within the tolerance (Å).
     """
-    cell = standard_cell(lattice, frac, numbers)
+    cell = standard_cell(lattice, frac, numbers, symprec)
     if cell is None:
         return None
     described = []

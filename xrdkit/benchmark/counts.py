@@ -92,6 +92,7 @@ def subsets(rows: Rows) -> dict[str, Rows]:
         parts[f"{name} in library"] = [row for row in known if row[key]]
         parts[f"{name} not in library"] = [row for row in known if not row[key]]
     parts["polymorphs in library"] = [row for row in known if row["polymorphs"] > 1]
+    parts["orderings of a type"] = [row for row in known if row.get("ordering")]
     for low, high in SIZES:
         parts[f"{low}–{high} atoms"] = [r for r in rows if low <= r["n_atoms"] <= high]
     return parts

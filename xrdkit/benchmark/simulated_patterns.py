@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from xrdkit.benchmark.controls import composition_only
+from xrdkit.benchmark.parents import built_types, ordering_of_parent
 from xrdkit.benchmark.scoring import Entry, Solver, fingerprint, run, shard_of
 from xrdkit.dataset import Table, read_table
 from xrdkit.generators.assign import Filling, fillings
@@ -238,7 +239,10 @@ def _of(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
 
 
 def held(library: Library | None, formula: str, truth: "Structure") -> dict[str, Any]:
-    """Whether a library holds the formula, also with this space group, and its type."""
+    """Whether a library holds the formula, also with this space group, and its type.
+
+    And whether the structure is an ordering of a type that it holds.
+    """
     from xrdkit.metrics import space_group
 
     if library is None:
@@ -251,7 +255,8 @@ def held(library: Library | None, formula: str, truth: "Structure") -> dict[str,
         "formula_held": bool(len(rows)),
         "formula_group_held": bool((library.space_group[rows] == group).any()),
         "polymorphs": len(np.unique(library.kind[rows])),
-        "type_held": bool(len(types_of(library, truth))),
+        "type_held": bool(len(built_types(library, truth))),
+        "ordering": ordering_of_parent(truth, library),
     }
 
 

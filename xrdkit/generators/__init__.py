@@ -1,9 +1,10 @@
 """Sources of candidate structures, one a file, and the one table of their names."""
 
-from xrdkit.generators import hydrogen, templates
+from xrdkit.generators import hydrogen, ordered, templates
 from xrdkit.types import Source
 
 SOURCES: dict[str, Source] = {
     "templates": templates.propose,
+    "ordered": ordered.propose,
     "hydrogen": hydrogen.propose,
 }

@@ -6,7 +6,7 @@ ratios are about right. The most similar become candidates for refinement.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,9 +81,15 @@ def search_of(pattern: Pattern, volume: float) -> Search:
 
 
 def slot_factors(
-    filling: Filling, counts: tuple[int, ...], contents: dict[int, int], search: Search
+    filling: Filling,
+    counts: tuple[int, ...],
+    contents: Mapping[int, float | int],
+    search: Search,
 ) -> Float[Tensor, "slots bins"]:
-    """Scattering factor of each slot, the mean where several elements share it."""
+    """Scattering factor of each slot, the mean where several elements share it.
+
+    Element 0 is a vacancy.
+    """
     rows = []
     for group, count in zip(filling, counts, strict=True):
         numbers = torch.tensor(group)
@@ -137,13 +143,35 @@ def hits_of(problem: Problem, volume: float) -> Iterator[Hits]:
         choices = fillings(counts, contents)
         if not choices or (len(choices) > MIXED and len(counts) != len(formula)):
             continue
-        used = np.nonzero(allowed[rows])[0]
-        spectra = group_of(library, counts, rows).spectra[used]
         for filling in choices:
-            factors = slot_factors(filling, counts, contents, search)
-            best, shift = screen(spectra, factors, search)
-            found = volume * np.exp(-3 * shift.numpy())
-            yield Hits(rows[used], [filling] * len(used), found, best.numpy())
+            yield compared(library, counts, rows, allowed, filling, contents, search)
+
+
+def compared(
+    library: Library,
+    counts: tuple[int, ...],
+    rows: Int[np.ndarray, " rows"],
+    allowed: Bool[np.ndarray, " members"],
+    filling: Filling,
+    contents: Mapping[int, float | int],
+    search: Search,
+) -> Hits:
+    """One filling of the allowed members with these slot counts, held against a pattern."""
+    used = np.nonzero(allowed[rows])[0]
+    spectra = group_of(library, counts, rows).spectra[used]
+    best, shift = screen(spectra, slot_factors(filling, counts, contents, search), search)
+    volume = search.volume * np.exp(-3 * shift.numpy())
+    return Hits(rows[used], [filling] * len(used), volume, best.numpy())
+
+
+def joined(parts: list[Hits]) -> Hits:
+    """Several lists of hits as one."""
+    return Hits(
+        np.concatenate([p.row for p in parts]),
+        [f for p in parts for f in p.filling],
+        np.concatenate([p.volume for p in parts]),
+        np.concatenate([p.similarity for p in parts]),
+    )
 
 
 def numbered(formula: dict[str, float]) -> dict[int, int]:
@@ -199,12 +227,7 @@ def substitutions(problem: Problem, volume: float, count: int) -> Iterator[Progr
         yield Progress("templates", 0, count, message=note, seconds=spent)
     if not parts:
         return []
-    hits = Hits(
-        np.concatenate([p.row for p in parts]),
-        [f for p in parts for f in p.filling],
-        np.concatenate([p.volume for p in parts]),
-        np.concatenate([p.similarity for p in parts]),
-    )
+    hits = joined(parts)
     known = known_types(problem.library, reduced_name(numbered(problem.formula)))
     found: list[Candidate] = []
     for shared, wanted in ((False, count), (True, count // 2)):
@@ -220,16 +243,21 @@ def substitutions(problem: Problem, volume: float, count: int) -> Iterator[Progr
 
 
 def varied(
-    library: Library, hits: Hits, chosen: Int[np.ndarray, " chosen"], count: int
+    library: Library,
+    hits: Hits,
+    chosen: Int[np.ndarray, " chosen"],
+    count: int,
+    *,
+    alike: int = ALIKE,
 ) -> list[int]:
-    """The most similar of the chosen hits, at most ALIKE of one type and one filling."""
+    """The most similar of the chosen hits, at most ``alike`` of one type and filling."""
     order = chosen[np.argsort(-hits.similarity[chosen], kind="stable")]
     seen: dict[tuple, int] = {}
     best = []
     for i in order.tolist():
         key = (int(library.kind[hits.row[i]]), hits.filling[i])
         seen[key] = seen.get(key, 0) + 1
-        if seen[key] <= ALIKE:
+        if seen[key] <= alike:
             best.append(i)
             if len(best) == count:
                 break
@@ -249,11 +277,6 @@ def candidates(
     slot, frac = library.slot[atoms], library.frac[atoms].astype(float)
     lattice = library.lattice[row].astype(float)
     lattice *= (hits.volume[i] * len(frac) / abs(np.linalg.det(lattice))) ** (1 / 3)
-    lattices = [lattice]
-    if problem.cells:
-        lattices = [
-            m for cell, _ in problem.cells for m in onto_cell(lattice, number, cell)
-        ]
     z = len(frac) // sum(numbered(problem.formula).values())
     contents = {e: n * z for e, n in numbered(problem.formula).items()}
     orbit = orbits(*operations(number), frac, slot)
@@ -272,9 +295,18 @@ def candidates(
             prior,
             known.get(kind, ""),
         )
-        for changed in lattices
+        for changed in onto_cells(problem, lattice, number)
         for numbers in orderings
     ]
+
+
+def onto_cells(
+    problem: Problem, lattice: Float[np.ndarray, "3 3"], space_group: int
+) -> list[Float[np.ndarray, "3 3"]]:
+    """A standard primitive lattice strained onto the candidate cells, or as it is."""
+    if not problem.cells:
+        return [lattice]
+    return [m for cell, _ in problem.cells for m in onto_cell(lattice, space_group, cell)]
 
 
 def log_prior(library: Library, row: int, filling: Filling) -> float:
@@ -288,7 +320,8 @@ def log_prior(library: Library, row: int, filling: Filling) -> float:
     alike = library.rows[library.kind[library.rows] == kind]
     slots = len(filling)
     scale = mendeleev_numbers()
-    wanted = np.array([scale[list(group)].mean() for group in filling])
+    filling = [[z for z in group if z] for group in filling]
+    wanted = np.array([scale[group].mean() for group in filling])
     counts = np.bincount(library.slot[library.atoms(row)], minlength=slots)
     distance = np.abs(library.nature[alike, :slots] - wanted) @ counts / counts.sum()
     far = float(distance.min()) if len(alike) else 50.0

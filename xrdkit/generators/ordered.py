@@ -1,0 +1,417 @@
+"""Orderings of simpler parents, and the disordered parents themselves.
+
+Like species of the formula, or a species and vacancies, are merged into one; library types
+of the merged formula are *parents*, whose merged sites are mixed. The parents that look
+most like the pattern are refined, and their mixed sites decorated in every way that
+symmetry tells apart, on the parent cell and its supercells.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import isclose
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from xrdkit.crystal import U_ISO, one_crystal, places, standard_cell, symmetry_of
+from xrdkit.generators.assign import ANIONS, Filling, fillings
+from xrdkit.generators.derivative import inside, orderings, supercells
+from xrdkit.generators.spectra import slot_counts
+from xrdkit.generators.templates import (
+    Hits,
+    Search,
+    compared,
+    joined,
+    log_prior,
+    onto_cells,
+    search_of,
+    varied,
+)
+from xrdkit.library import Library, expected_volume, mendeleev_numbers
+from xrdkit.peaks import typical_fwhm
+from xrdkit.phases import without_phases
+from xrdkit.rank import log_evidence
+from xrdkit.refine.batch import refine_steps
+from xrdkit.refine.block import EXTRAS, STRAINS, Block
+from xrdkit.refine.grid import Grid, make_grid
+from xrdkit.refine.known import with_phases
+from xrdkit.refine.least_squares import Stage, state
+from xrdkit.scattering import half_spheres
+from xrdkit.types import Candidate, Problem, Progress
+
+MERGES = 12  # ways to merge species, the most alike first
+FILLED = (3 / 4, 2 / 3, 1 / 2)  # share of a species' sites beside vacancies
+PARENTS, ALIKE, DECORATED = 30, 2, 10  # parents refined; of one type and filling; decorated
+INDEX, ATOMS, EACH = 4, 20, 200  # supercells, atoms in them, orderings of one parent
+ORDERED = 1.0  # lost in the prior by an ordering, beside what merging costs
+KEPT = 80  # orderings put up
+WHOLE = 0.01  # what a number of atoms may be off a whole number
+Q_MAX = 4.5  # 1/Å, for the comparison of orderings: superlattice lines come early
+STAGES = (Stage(0.012, 2.5, 6, False, False, 20), Stage(0.005, 3.0, 5, True, True, 20))
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Species of a parent as groups of elements, and sites of each element per formula.
+
+    Element 0 is a vacancy. Formula and counts are those of the problem, not reduced.
+    """
+
+    groups: Filling
+    contents: dict[int, float]
+
+    @property
+    def sites(self) -> float:
+        """Sites per formula unit, vacancies included."""
+        return sum(self.contents.values())
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A library member (row, geometry) whose slots hold groups of elements.
+
+    ``contents`` are the sites of each element in its primitive cell (0: vacancies),
+    ``indices`` the supercells in which they are whole numbers.
+    """
+
+    row: int
+    filling: Filling
+    contents: dict[int, float]
+    indices: tuple[int, ...]
+    lattice: Float[np.ndarray, "3 3"]
+    frac: Float[np.ndarray, "sites 3"]
+    slot: Int[np.ndarray, " sites"]
+    space_group: int
+    label: str
+    prior: float
+
+    @property
+    def occupied(self) -> float:
+        """Atoms in the primitive cell."""
+        return sum(n for z, n in self.contents.items() if z)
+
+
+def amounts(formula: dict[str, float]) -> dict[int, float]:
+    """Counts by atomic number of counts by symbol, whole or not."""
+    from pymatgen.core import Element
+
+    return {Element(e).Z: float(n) for e, n in formula.items()}
+
+
+def merges(formula: dict[int, float]) -> list[Merge]:
+    """Ways to merge species, chemically alike ones first; then species with vacancies.
+
+    Anions are merged with anions, other elements with each other.
+    """
+    scale = mendeleev_numbers()
+
+    def unlike(groups: Filling) -> float:
+        return float(sum(np.ptp(scale[list(group)]) for group in groups))
+
+    elements = sorted(formula)
+    alone = tuple((z,) for z in elements)
+    merged = sorted((p for p in partitions(elements) if p != alone), key=unlike)
+    found = [Merge(groups, formula) for groups in merged[:MERGES]]
+    for z in elements if len(elements) > 1 else ():
+        groups = tuple((0, z) if one == (z,) else one for one in alone)
+        found += [
+            Merge(groups, {**formula, 0: formula[z] * (1 / share - 1)}) for share in FILLED
+        ]
+    return found
+
+
+def partitions(elements: list[int]) -> list[Filling]:
+    """All ways to divide elements into groups, anions apart from the rest."""
+    found: list[Filling] = [()]
+    for z in elements:
+        found = [
+            (*groups[:i], (*groups[i], z), *groups[i + 1 :]) if i < len(groups)
+            else (*groups, (z,))
+            for groups in found
+            for i in range(len(groups) + 1)
+            if i == len(groups) or (z in ANIONS) == (groups[i][0] in ANIONS)
+        ]  # fmt: skip
+    return found
+
+
+def parents(problem: Problem) -> list[Parent]:
+    """The library members, with merged species, that look most like the pattern."""
+    library: Library = problem.library
+    found = list(merged_hits(problem))
+    if not found:
+        return []
+    hits = joined([part for part, *_ in found])
+    source = np.repeat(np.arange(len(found)), [len(part.row) for part, *_ in found])
+    best = varied(library, hits, np.arange(len(hits.row)), PARENTS, alike=ALIKE)
+    return [parent_of(library, hits, i, *found[source[i]][1:]) for i in best]
+
+
+def merged_hits(
+    problem: Problem,
+) -> Iterator[tuple[Hits, dict[int, float], tuple[int, ...]]]:
+    """Merged formulas in the library's types, with ``Parent.contents`` and ``indices``."""
+    library: Library = problem.library
+    formula = amounts(problem.formula)
+    expected = expected_volume(library, formula) * sum(formula.values())
+    allowed = np.zeros(len(library.kind), bool)
+    allowed[library.rows] = True
+    searches: dict[float, Search] = {}
+    pattern = without_phases(problem.pattern, problem.phases)
+    for merge in merges(formula):
+        if merge.sites not in searches:
+            searches[merge.sites] = search_of(pattern, expected / merge.sites)
+        for counts, rows in slot_counts(library):
+            if len(counts) != len(merge.groups) or not allowed[rows].any():
+                continue
+            contents = {z: n * sum(counts) / merge.sites for z, n in merge.contents.items()}
+            indices = whole_indices(problem, contents)
+            if not (indices or may_be_mixed(problem, contents)):
+                continue
+            for filling in group_fillings(counts, merge.groups, contents):
+                search = searches[merge.sites]
+                part = compared(library, counts, rows, allowed, filling, contents, search)
+                yield part, contents, indices
+
+
+def group_fillings(
+    counts: tuple[int, ...], groups: Filling, contents: dict[int, float]
+) -> list[Filling]:
+    """Every way to put whole groups of elements into the slots of a type."""
+    sites = {i: sum(contents[z] for z in group) for i, group in enumerate(groups)}
+    if not all(isclose(n, round(n), abs_tol=WHOLE) for n in sites.values()):
+        return []
+    found = fillings(counts, {i: round(n) for i, n in sites.items()})
+    return [tuple(groups[i] for (i,) in filling) for filling in found]
+
+
+def whole_indices(problem: Problem, contents: dict[int, float]) -> tuple[int, ...]:
+    """Supercells of a parent cell with these contents that hold whole atoms.
+
+    Those with as many atoms as the contents of the problem, or up to ATOMS.
+    """
+    atoms = sum(n for z, n in contents.items() if z)
+    sizes = range(1, ATOMS + 1)
+    if problem.contents:
+        total = round(sum(problem.contents.values()))
+        shares = (1, 2, 3, 4) if problem.cells else (1,)
+        sizes = [total // n for n in shares if total % n == 0]
+    return tuple(
+        i
+        for i in range(1, INDEX + 1)
+        if round(i * atoms) in sizes
+        and all(isclose(i * n, round(i * n), abs_tol=WHOLE) for n in contents.values())
+    )
+
+
+def may_be_mixed(problem: Problem, contents: dict[int, float]) -> bool:
+    """Whether a parent with mixed sites may itself be the answer.
+
+    Contents that are whole numbers are those of an ordered crystal.
+    """
+    if not problem.contents:
+        return True
+    total = sum(problem.contents.values())
+    whole = all(isclose(n, round(n), abs_tol=WHOLE) for n in problem.contents.values())
+    return not whole and isclose(total, sum(contents.values()), rel_tol=WHOLE)
+
+
+def parent_of(
+    library: Library,
+    hits: Hits,
+    i: int,
+    contents: dict[int, float],
+    indices: tuple[int, ...],
+) -> Parent:
+    """One hit with its geometry at the volume that fits best."""
+    row, filling = int(hits.row[i]), hits.filling[i]
+    atoms = library.atoms(row)
+    lattice, frac = library.lattice[row].astype(float), library.frac[atoms].astype(float)
+    lattice *= (hits.volume[i] * len(frac) / abs(np.linalg.det(lattice))) ** (1 / 3)
+    return Parent(
+        row,
+        filling,
+        contents,
+        indices,
+        lattice,
+        frac,
+        library.slot[atoms].astype(int),
+        int(library.space_group[row]),
+        library.type_label[library.kind[row]],
+        log_prior(library, row, filling),
+    )
+
+
+def mixed(parent: Parent) -> Candidate:
+    """A parent with its mixed sites, a row for each of their species."""
+    shares = [
+        [(z, parent.contents[z] / np.count_nonzero(parent.slot == k)) for z in group if z]
+        for k, group in enumerate(parent.filling)
+    ]
+    rows = [(i, z, n) for i, k in enumerate(parent.slot) for z, n in shares[k]]
+    site, numbers, occupancy = (np.array(column) for column in zip(*rows, strict=True))
+    frac = parent.frac[site]
+    return Candidate(
+        one_crystal(parent.lattice, frac, numbers, occupancy.astype(float)),
+        symmetry_of(parent.space_group, parent.lattice, frac, numbers),
+        f"{parent.label} parent, disordered",
+        parent.prior,
+    )
+
+
+def refined(
+    problem: Problem, chosen: list[Parent], device: torch.device
+) -> Iterator[Progress]:
+    """Yield progress; return the parents with refined cells and sites, best fit first."""
+    pool = [mixed(parent) for parent in chosen]
+    fits = yield from refine_steps(
+        problem.pattern, pool, phases=problem.phases, stages=STAGES, device=device
+    )
+    found = []
+    for fit in sorted(fits, key=lambda f: f.residual):
+        phase = fit.phases[0]
+        # refinement changes crystals but hands the symmetry of each candidate on
+        i = next(i for i, c in enumerate(pool) if c.symmetry is phase.symmetry)
+        lattice, frac = phase.crystal.lattice[0].double(), phase.crystal.frac.double()
+        first = places(frac.numpy())[0]
+        found.append(replace(chosen[i], lattice=lattice.numpy(), frac=frac.numpy()[first]))
+    return found
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """A decorated supercell of a parent; element 0 is a vacancy."""
+
+    parent: Parent
+    index: int
+    lattice: Float[np.ndarray, "3 3"]
+    frac: Float[np.ndarray, "sites 3"]
+    numbers: Int[np.ndarray, " sites"]
+
+
+def decorations(parent: Parent) -> Iterator[Ordering]:
+    """The symmetry-distinct orderings of a parent, small supercells first."""
+    for index in parent.indices:
+        wanted = {
+            k: tuple((z, round(index * parent.contents[z])) for z in group)
+            for k, group in enumerate(parent.filling)
+        }
+        for cell in supercells(parent.space_group, index):
+            points = inside(cell.rows)[:, None] + parent.frac
+            frac = points.reshape(-1, 3) @ np.linalg.inv(cell.rows)
+            lattice = cell.rows @ parent.lattice
+            for numbers in orderings(
+                cell, parent.space_group, parent.frac, parent.slot, wanted
+            ):
+                yield Ordering(parent, index, lattice, np.mod(frac, 1), numbers)
+
+
+def residuals(
+    found: list[Ordering], grid: Grid, device: torch.device
+) -> Float[np.ndarray, " orderings"]:
+    """Profile residual of each ordering as it stands."""
+    out = np.zeros(len(found))
+    sizes = np.array([len(one.numbers) for one in found])
+    for size in np.unique(sizes):
+        rows = np.flatnonzero(sizes == size)
+        for part in np.split(rows, range(EACH, len(rows), EACH)):
+            block = rigid([found[i] for i in part]).to(device)
+            out[part] = state(block, grid, False)[0].residual.cpu().numpy()
+    return out
+
+
+def rigid(found: list[Ordering]) -> Block:
+    """Orderings with equally many sites as a block without free cells or coordinates."""
+    lattice = torch.tensor(np.array([one.lattice for one in found])).float()
+    numbers = torch.tensor(np.array([one.numbers for one in found]))
+    hkl, owner = half_spheres(lattice, Q_MAX)
+    lines = torch.bincount(owner, minlength=len(found))
+    each = torch.split(hkl.float(), lines.tolist())
+    hkl = torch.nn.utils.rnn.pad_sequence(list(each), batch_first=True)
+    there = torch.arange(hkl.shape[1]) < lines[:, None]
+    hkl[..., 0] += (~there).float()
+    b, n = numbers.shape
+    return Block(
+        lattice,
+        torch.tensor(np.array([one.frac for one in found])).float(),
+        numbers,
+        (numbers > 0).float(),
+        torch.full((b, n), U_ISO),
+        hkl,
+        there.float(),
+        torch.zeros(b, STRAINS, 3, 3),
+        torch.zeros(b, 3 * n, 0),
+        torch.ones(b, hkl.shape[1]),
+        torch.full((b,), -1),
+        torch.zeros(b, STRAINS + EXTRAS),
+        torch.zeros(b, STRAINS + EXTRAS, dtype=torch.bool),
+    )
+
+
+def ordered_candidates(problem: Problem, one: Ordering) -> list[Candidate]:
+    """An ordering in its standard primitive cell, every way onto the candidate cells."""
+    there = one.numbers > 0
+    cell = standard_cell(one.lattice, one.frac[there], one.numbers[there])
+    if cell is None or problem.space_group not in (None, cell.space_group):
+        return []
+    times = f" {one.index}×" if one.index > 1 else ""
+    return [
+        Candidate(
+            one_crystal(lattice, cell.frac, cell.numbers),
+            symmetry_of(cell.space_group, lattice, cell.frac, cell.numbers),
+            f"{one.parent.label} parent, ordered{times}",
+            one.parent.prior - ORDERED,
+        )
+        for lattice in onto_cells(problem, cell.lattice, cell.space_group)
+    ]
+
+
+def mixed_candidates(problem: Problem, parent: Parent) -> list[Candidate]:
+    """A parent itself, every way onto the candidate cells, where that may be the answer."""
+    if problem.space_group not in (None, parent.space_group):
+        return []
+    if not may_be_mixed(problem, parent.contents):
+        return []
+    return [
+        mixed(replace(parent, lattice=lattice))
+        for lattice in onto_cells(problem, parent.lattice, parent.space_group)
+    ]
+
+
+def propose(
+    problem: Problem, *, count: int, generator: torch.Generator, device: torch.device
+) -> Iterator[Progress]:
+    """Orderings of merged parents that explain the pattern best, and mixed parents.
+
+    Returns at most ``count`` candidates, a third of them with mixed sites.
+    """
+    started = time.monotonic()
+    yield Progress("ordered", 0, count, message="merging like species")
+    chosen = yield from refined(problem, parents(problem), device)
+    found = [c for p in chosen for c in mixed_candidates(problem, p)][: count // 3]
+    every = [o for p in chosen[:DECORATED] for o in islice(decorations(p), EACH)]
+    note = f"{len(every)} orderings of {min(len(chosen), DECORATED)} parents"
+    spent = time.monotonic() - started
+    yield Progress("ordered", len(found), count, message=note, seconds=spent)
+    if every:
+        for i in best_orderings(problem, every, device)[:KEPT]:
+            found = [*found, *ordered_candidates(problem, every[i])][:count]
+    return found
+
+
+def best_orderings(
+    problem: Problem, every: list[Ordering], device: torch.device
+) -> list[int]:
+    """Indices of orderings by how well they explain the pattern, and their prior."""
+    stage = STAGES[-1]
+    width = typical_fwhm(problem.pattern)
+    grid = make_grid(
+        problem.pattern, width, strain=stage.strain, per_fwhm=stage.per_fwhm, q_max=Q_MAX
+    ).to(device)
+    grid = with_phases(grid, problem.phases)
+    residual = residuals(every, grid, device)
+    prior = np.array([one.parent.prior for one in every])
+    score = log_evidence(residual, np.zeros(len(every)), len(grid)) + prior
+    return np.argsort(-score, kind="stable").tolist()
