@@ -19,7 +19,7 @@ from xrdkit.space_group import operations
 
 MOST_COLOURINGS = 20_000  # of one supercell, before symmetry; beyond, it is passed over
 
-Wanted = tuple[tuple[tuple[int, ...], tuple[tuple[int, int], ...]], ...]
+Wanted = tuple[tuple[int, int], ...]  # colours and how many sites have them
 
 
 @dataclass(frozen=True)
@@ -125,23 +125,23 @@ def permutations_of(
     return number[order].reshape(-1, number.shape[-1])
 
 
-def colourings(
-    sites: int, wanted: tuple[tuple[int, int], ...]
-) -> Int[np.ndarray, "colourings sites"]:
+def colourings(sites: int, wanted: Wanted) -> Int[np.ndarray, "colourings sites"]:
     """All ways to give ``sites`` places colours, each (colour, count) of them."""
     (colour, count), *rest = wanted
     if not rest:
         return np.full((1, sites), colour)
+    chosen = np.array(list(combinations(range(sites), count)), int).reshape(-1, count)
+    free = np.ones((len(chosen), sites), bool)
+    np.put_along_axis(free, chosen, False, 1)
     others = colourings(sites - count, tuple(rest))
-    found = []
-    for chosen in combinations(range(sites), count):
-        part = np.full((len(others), sites), colour)
-        part[:, np.setdiff1d(np.arange(sites), chosen)] = others
-        found.append(part)
-    return np.concatenate(found)
+    every = np.full((len(chosen), len(others), sites), colour)
+    every[np.broadcast_to(free[:, None], every.shape)] = np.tile(
+        others.ravel(), len(chosen)
+    )
+    return every.reshape(-1, sites)
 
 
-def number_of_colourings(wanted: tuple[tuple[int, int], ...]) -> int:
+def number_of_colourings(wanted: Wanted) -> int:
     """How many ``colourings`` there are."""
     left = sum(count for _, count in wanted)
     ways = 1
@@ -156,9 +156,9 @@ def orderings(
     space_group: int,
     sites: Float[np.ndarray, "sites 3"],
     slot: Int[np.ndarray, " sites"],
-    wanted: dict[int, tuple[tuple[int, int], ...]],
+    wanted: dict[int, Wanted],
 ) -> Iterator[Int[np.ndarray, " all_sites"]]:
-    """Distinct colourings of a supercell: slot k holds ``wanted[k]``, (colour, count) each.
+    """Distinct colourings of a supercell in which slot k holds ``wanted[k]``.
 
     ``sites`` are those of the parent in its standard primitive setting, fractional. Slots
     are whole orbits of the space group. Supercells with more than MOST_COLOURINGS
@@ -166,23 +166,27 @@ def orderings(
     """
     if prod(number_of_colourings(w) for w in wanted.values()) > MOST_COLOURINGS:
         return
-    slots = np.tile(slot, cell.index)
+    every = _of_slots(np.tile(slot, cell.index), wanted)
+    number = {colours.tobytes(): i for i, colours in enumerate(every)}
+    moves = permutations_of(cell, space_group, sites)
+    seen = np.zeros(len(every), bool)
+    for i, colours in enumerate(every):
+        if seen[i]:
+            continue
+        images = [number[image.tobytes()] for image in colours[moves]]
+        seen[images] = True
+        if i not in images[1 : cell.index]:
+            yield colours
+
+
+def _of_slots(
+    slots: Int[np.ndarray, " sites"], wanted: dict[int, Wanted]
+) -> Int[np.ndarray, "colourings sites"]:
+    """The colourings of every slot, combined."""
     every = np.zeros((1, len(slots)), int)
     for k, counts in wanted.items():
         ways = colourings(int((slots == k).sum()), counts)
-        every = np.repeat(every, len(ways), 0)
-        every[:, slots == k] = np.tile(ways, (len(every) // len(ways), 1))
-    palette, index = np.unique(every, return_inverse=True)
-    weights = len(palette) ** np.arange(len(slots))
-    index = index.reshape(every.shape)
-    codes = np.sort(index @ weights)
-    order = np.argsort(index @ weights)
-    moves = permutations_of(cell, space_group, sites)
-    seen = np.zeros(len(codes), bool)
-    for i in range(len(codes)):
-        if seen[i]:
-            continue
-        images = index[order[i]][moves] @ weights
-        seen[np.searchsorted(codes, images)] = True
-        if not (images[1 : cell.index] == codes[i]).any():
-            yield every[order[i]]
+        combined = np.repeat(every, len(ways), 0)
+        combined[:, slots == k] = np.tile(ways, (len(every), 1))
+        every = combined
+    return every

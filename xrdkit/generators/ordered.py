@@ -390,9 +390,10 @@ def propose(
     started = time.monotonic()
     yield Progress("ordered", 0, count, message="merging like species")
     chosen = yield from refined(problem, parents(problem), device)
+    chosen = chosen[:DECORATED]
     found = [c for p in chosen for c in mixed_candidates(problem, p)][: count // 3]
-    every = [o for p in chosen[:DECORATED] for o in islice(decorations(p), EACH)]
-    note = f"{len(every)} orderings of {min(len(chosen), DECORATED)} parents"
+    every = [o for p in chosen for o in islice(decorations(p), EACH)]
+    note = f"{len(every)} orderings of {len(chosen)} parents"
     spent = time.monotonic() - started
     yield Progress("ordered", len(found), count, message=note, seconds=spent)
     if every:

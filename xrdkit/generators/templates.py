@@ -320,8 +320,7 @@ def log_prior(library: Library, row: int, filling: Filling) -> float:
     alike = library.rows[library.kind[library.rows] == kind]
     slots = len(filling)
     scale = mendeleev_numbers()
-    filling = [[z for z in group if z] for group in filling]
-    wanted = np.array([scale[group].mean() for group in filling])
+    wanted = np.array([scale[[z for z in group if z]].mean() for group in filling])
     counts = np.bincount(library.slot[library.atoms(row)], minlength=slots)
     distance = np.abs(library.nature[alike, :slots] - wanted) @ counts / counts.sum()
     far = float(distance.min()) if len(alike) else 50.0
