@@ -2,8 +2,8 @@
 
 problem = pose(...)       check what was given, prepare the pattern
 for each source:          known types with these elements, orderings of simpler parents, ...
+    pass it by            where the pattern is explained well enough already
     fits = refine         its candidates and the best so far, all at once
-    stop                  when the pattern is explained
 solution = rank           one score, duplicates merged, confidence
 explained                 what the pattern determines, names for what is left
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from xrdkit.generators import SOURCES
+from xrdkit.generators import NEEDED, SOURCES
 from xrdkit.library import Library
 from xrdkit.phases import foreign_phases, known_phase
 from xrdkit.problem import pose
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 POOL = 300  # candidates that each source may put up for refinement
 KEPT = 20  # fits that are refined again beside the candidates of the next source
 TOLD = 3  # fits of which it is said what the pattern determines
-EXPLAINED = 0.05  # profile residual below which no further source is asked
 BAR = "{desc:<10} {bar:24} {n_fmt}/{total_fmt} {elapsed} {postfix}"
 
 
@@ -40,7 +39,7 @@ def solve_steps(
     pattern: Pattern,
     formula: str,
     *,
-    sources: tuple[str | Source, ...] = ("templates",),
+    sources: tuple[str | Source, ...] = tuple(SOURCES),
     candidates: int = 20,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -59,7 +58,9 @@ def solve_steps(
     _lap(seconds, "prepare", started)
     generator = torch.Generator().manual_seed(seed)
     fits: list[Fit] = []
-    for source in [named(source) for source in sources]:
+    for source, limit in [named(source) for source in sources]:
+        if min((fit.residual for fit in fits), default=1.0) < limit:
+            continue
         pool = yield from source(problem, count=POOL, generator=generator, device=where)
         _lap(seconds, "propose", started)
         pool += [again(fit) for fit in scored(fits)[:KEPT]]
@@ -67,8 +68,6 @@ def solve_steps(
             problem.pattern, pool, phases=problem.phases, device=where
         )
         _lap(seconds, "refine", started)
-        if fits and min(fit.residual for fit in fits) < EXPLAINED:
-            break
     solution = rank(problem, fits, candidates)
     _lap(seconds, "rank", started)
     solution = explained(solution, where)
@@ -77,13 +76,15 @@ def solve_steps(
     return replace(solution, seconds=seconds, settings=settings)
 
 
-def named(source: str | Source) -> Source:
-    """The source of this name, or the function itself."""
+def named(source: str | Source) -> tuple[Source, float]:
+    """The source of this name, or the function itself, and from when on it is asked."""
     if isinstance(source, str) and source not in SOURCES:
         raise ValueError(
             f"source {source!r} is not known; choose from {', '.join(SOURCES)}"
         )
-    return SOURCES[source] if isinstance(source, str) else source
+    if isinstance(source, str):
+        return SOURCES[source], NEEDED[source]
+    return source, 0.0
 
 
 def again(fit: Fit) -> Candidate:
@@ -102,7 +103,7 @@ def solve(
     library: Library | str | Path | None = None,
     exclude: tuple[str, ...] | str = (),
     phases: "tuple[str | Path | Structure, ...]" = (),
-    sources: tuple[str | Source, ...] = ("templates",),
+    sources: tuple[str | Source, ...] = tuple(SOURCES),
     candidates: int = 20,
     seed: int = 0,
     device: torch.device | str | None = None,

@@ -8,3 +8,8 @@ SOURCES: dict[str, Source] = {
     "ordered": ordered.propose,
     "hydrogen": hydrogen.propose,
 }
+NEEDED = {  # the best profile residual so far, above which a source is asked
+    "templates": 0.0,
+    "ordered": 0.05,
+    "hydrogen": 0.25,
+}
