@@ -222,7 +222,7 @@ def judged(rows: Sequence[dict]) -> list[dict]:
 
 
 def fit_confidence(
-    rows: Sequence[dict], *, match: str = "mirror", pull: float = 0.3
+    rows: Sequence[dict], *, match: str = "mirror", pull: float = 0.03
 ) -> tuple[float, dict[str, float]]:
     """Bias and weights (≤ 0) of ``xrdkit.confidence`` with the highest likelihood.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from math import gcd
+from math import gcd, lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 BEAM = radiation("CuKa")
 GRID = (5.0, 80.0, 7501)  # °, steps of 0.01
 INSTRUMENT = Instrument(w=0.01)  # FWHM 0.1°
+
+SUPERCELL = 4  # cells of a type over which a formula's elements may be ordered
 
 Unseen = Literal["formula", "type", "none"]
 Control = Literal["none", "shuffled", "composition"]
@@ -177,10 +179,12 @@ def types_of(
     far = np.abs(frameworks(library) - whole).max(1) >= within
     same = []
     for counts, rows in slot_counts(library):
-        z, rest = divmod(sum(counts), sum(formula.values()))
-        if rest or len(counts) > len(formula) + MERGED:
+        cells = lcm(sum(counts), sum(formula.values())) // sum(counts)
+        if cells > SUPERCELL or len(counts) > len(formula) + MERGED:
             continue
-        choices = fillings(counts, {e: n * z for e, n in formula.items()})
+        z = cells * sum(counts) // sum(formula.values())
+        many = tuple(n * cells for n in counts)
+        choices = fillings(many, {e: n * z for e, n in formula.items()})
         if len(choices) > MIXED and len(counts) != len(formula):
             continue
         for kind in np.unique(library.kind[rows]).tolist():
