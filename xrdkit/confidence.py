@@ -84,11 +84,10 @@ def features(
     peaks = find_peaks(pattern)
     others = [f for i, f in enumerate(fits) if i not in group]
     sigma = noise_of(best, pattern)
-    own = noise_residual(best, sigma)
     return {
         "residual": best.residual,
-        "noise": own,
-        "excess": float(np.sqrt(max(best.residual**2 - own**2, 0))),
+        "noise": noise_residual(best, sigma),
+        "excess": excess(best, pattern),
         "unexplained": unexplained(best, sigma),
         "missing": missing(best, sigma),
         "unmatched": unmatched(best, peaks),
@@ -118,13 +117,19 @@ def _steps(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
 
 
 def noise_residual(fit: Fit, sigma: Float[np.ndarray, " points"]) -> float:
-    """Profile residual that noise alone leaves, √(Σ w²σ² / Σ w²y²).
+    """Profile residual that noise alone leaves, √(Σ wσ² / Σ wy²).
 
     With the weights of refinement, about 1 / (y + 0.01).
     """
     weight = 1 / (np.clip(fit.observed, 0, None) + 0.01 + 2 * np.median(sigma))
-    whole = ((weight * fit.observed) ** 2).sum()
-    return float(np.sqrt(((weight * sigma) ** 2).sum() / max(whole, 1e-12)))
+    whole = (weight * fit.observed**2).sum()
+    return float(np.sqrt((weight * sigma**2).sum() / max(whole, 1e-12)))
+
+
+def excess(fit: Fit, pattern: Pattern) -> float:
+    """Profile residual of a fit over what noise alone leaves, √(R² - R_noise²)."""
+    own = noise_residual(fit, noise_of(fit, pattern))
+    return float(np.sqrt(max(fit.residual**2 - own**2, 0)))
 
 
 def unexplained(fit: Fit, sigma: Float[np.ndarray, " points"]) -> float:

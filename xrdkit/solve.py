@@ -9,7 +9,7 @@ explained                 what the pattern determines, names for what is left
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
+from xrdkit.confidence import excess
 from xrdkit.generators import NEEDED, SOURCES
 from xrdkit.library import Library
 from xrdkit.phases import foreign_phases, known_phase
@@ -58,8 +59,9 @@ def solve_steps(
     _lap(seconds, "prepare", started)
     generator = torch.Generator().manual_seed(seed)
     fits: list[Fit] = []
-    for source, limit in [named(source) for source in sources]:
-        if min((fit.residual for fit in fits), default=1.0) < limit:
+    for source, needed in [named(source) for source in sources]:
+        best = min(fits, key=lambda fit: fit.residual, default=None)
+        if not needed(problem, excess(best, problem.pattern) if best else 1.0):
             continue
         pool = yield from source(problem, count=POOL, generator=generator, device=where)
         _lap(seconds, "propose", started)
@@ -76,15 +78,15 @@ def solve_steps(
     return replace(solution, seconds=seconds, settings=settings)
 
 
-def named(source: str | Source) -> tuple[Source, float]:
-    """The source of this name, or the function itself, and from when on it is asked."""
+def named(source: str | Source) -> tuple[Source, Callable[[Problem, float], bool]]:
+    """The source of this name, or the function itself, and when it is asked."""
     if isinstance(source, str) and source not in SOURCES:
         raise ValueError(
             f"source {source!r} is not known; choose from {', '.join(SOURCES)}"
         )
     if isinstance(source, str):
         return SOURCES[source], NEEDED[source]
-    return source, 0.0
+    return source, lambda problem, left: True
 
 
 def again(fit: Fit) -> Candidate:

@@ -15,6 +15,7 @@ from xrdkit.generators.templates import numbered, substitutions
 from xrdkit.library import Library, expected_volume, mendeleev_numbers
 from xrdkit.types import Problem, Progress
 
+UNEXPLAINED = 0.25  # residual above which other hydrogen contents are tried
 FEWER = 6  # times fewer candidates of each amount of hydrogen
 LOST = 6.0  # in the prior by another hydrogen content than was asked for
 

@@ -9,7 +9,7 @@ symmetry tells apart, on the parent cell and its supercells.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import combinations, islice
 from math import isclose
 
 import numpy as np
@@ -45,6 +45,8 @@ from xrdkit.types import Candidate, Problem, Progress
 MERGES = 12  # ways to merge species, the most alike first
 FILLED = (3 / 4, 2 / 3, 1 / 2)  # share of a species' sites beside vacancies
 PARENTS, ALIKE, DECORATED = 30, 2, 10  # parents refined; of one type and filling; decorated
+UNEXPLAINED = 0.05  # residual above which parents are tried
+TWINS = 2  # difference of atomic numbers that a powder pattern hardly sees
 INDEX, ATOMS, EACH = 4, 20, 200  # supercells, atoms in them, orderings of one parent
 ORDERED = 1.0  # lost in the prior by an ordering, beside what merging costs
 KEPT = 80  # orderings put up
@@ -378,6 +380,15 @@ def mixed_candidates(problem: Problem, parent: Parent) -> list[Candidate]:
         mixed(replace(parent, lattice=lattice))
         for lattice in onto_cells(problem, parent.lattice, parent.space_group)
     ]
+
+
+def needed(problem: Problem, left: float) -> bool:
+    """Whether known types leave something, or elements whose order may not be seen."""
+    alike = [
+        abs(a - b) <= TWINS and (a in ANIONS) == (b in ANIONS)
+        for a, b in combinations(amounts(problem.formula), 2)
+    ]
+    return left > UNEXPLAINED or any(alike)
 
 
 def propose(
