@@ -52,7 +52,7 @@ def add_shared(sub: argparse.ArgumentParser, unseen: str) -> None:
     sub.add_argument("--library", metavar="FILE", help="default: the shipped prototypes")
     sub.add_argument("--unseen", choices=("none", "formula", "type"), default=unseen)
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--sources", nargs="+", default=["templates"])
+    sub.add_argument("--sources", nargs="+", help="default: all, as solve uses them")
     sub.add_argument("--candidates", type=positive, default=20)
     sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
     sub.add_argument(
@@ -66,7 +66,7 @@ def shared(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "unseen": args.unseen,
         "seed": args.seed,
-        "sources": tuple(args.sources),
+        **({"sources": tuple(args.sources)} if args.sources else {}),
         "candidates": args.candidates,
         "shard": args.shard,
         "progress": not args.quiet,
