@@ -20,6 +20,7 @@ from .container import (
     is_zip,
     member,
     member_names,
+    opened,
     shown,
 )
 from .scan import Columns
@@ -85,7 +86,7 @@ def _columns(data: bytes, name: str, *, packed: bool = False) -> Columns:
 def _view(data: bytes) -> str:
     """What formats are recognised by: text, names in a zip, or the first binary bytes."""
     if is_zip(data):
-        return "\n".join(["\0PK", *member_names(data)])
+        return "\n".join(["\0PK", *member_names(opened(data))])
     return data[:64].decode("latin-1") if is_binary(data) else decoded(data)
 
 
@@ -96,8 +97,8 @@ def _text_only(data: bytes, view: str, name: str) -> Columns:
         return text.plain(data)
     if known:
         raise ValueError(
-            f"{shown(name)} does not begin as a file of {known.name} does; it is damaged or "
-            f"something else: copy it again or export it as text"
+            f"{shown(name)} does not begin as a file of {known.name} does; it is damaged "
+            "or something else: copy it again or export it as text"
         )
     kind = "a binary file" if is_binary(data) else "XML"
     raise ValueError(
@@ -107,7 +108,8 @@ def _text_only(data: bytes, view: str, name: str) -> Columns:
 
 def _archived(data: bytes, name: str) -> Columns:
     """The one pattern among the files of a zip."""
-    names = member_names(data)
+    archive = opened(data)
+    names = member_names(archive)
     if len(names) > PATTERNS:
         raise ValueError(
             f"{shown(name)} holds {len(names)} files, at most {PATTERNS} are looked at; "
@@ -116,7 +118,7 @@ def _archived(data: bytes, name: str) -> Columns:
     read, errors = {}, []
     for inner in names:
         try:
-            read[inner] = _columns(member(data, inner), inner, packed=True)
+            read[inner] = _columns(member(archive, inner), inner, packed=True)
         except ValueError as error:
             errors.append(str(error))
     if len(read) == 1:

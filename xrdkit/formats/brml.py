@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ..types import Instrument, Radiation
-from .container import member, member_names, real, shown, xml
+from .container import member, member_names, opened, real, shown, xml
 from .scan import Columns, Scan, bounded, join, steps, tube
 
 TYPE = "{http://www.w3.org/2001/XMLSchema-instance}type"
@@ -18,13 +18,14 @@ RAW_DATA = re.compile(r"(?:^|.*/)RawData(\d+)\.xml$", re.I)
 
 def brml(data: bytes) -> Columns:
     """The scans of all raw data in the file, with tube, slits and radius."""
-    names = [name for name in member_names(data) if RAW_DATA.match(name)]
+    archive = opened(data)
+    names = [name for name in member_names(archive) if RAW_DATA.match(name)]
     names = sorted(names, key=lambda name: (len(name), name))
-    first = xml(member(data, names[0]))
+    first = xml(member(archive, names[0]))
     scans = bounded(
         _scan(route)
         for name in names
-        for route in _routes(first if name == names[0] else xml(member(data, name)))
+        for route in _routes(first if name == names[0] else xml(member(archive, name)))
     )
     return join(scans, _beam(first), _instrument(first))
 
@@ -96,7 +97,7 @@ def _beam(root: Element) -> Radiation | None:
     optics = [
         " ".join(_optics(root, f"{track}Tracks")) for track in ("Primary", "Secondary")
     ]
-    return tube(first or 0, second, 0.5 if ratio is None else ratio, optics)
+    return tube(first or 0.0, second, 0.5 if ratio is None else ratio, optics)
 
 
 def _optics(root: Element, tracks: str) -> list[str]:

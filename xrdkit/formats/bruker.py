@@ -161,13 +161,13 @@ def _uxd_scan(head: dict[str, str], kind: str, rows: list[str]) -> Scan:
 
 def _floats(data: bytes, place: int, count: int, size: int = 4) -> Values:
     """The first float of each record of ``size`` bytes."""
-    if place + count * max(size, 4) > len(data):
-        raise ValueError(
-            f"the RAW file announces a range of {count} points, but has bytes for "
-            f"{max(len(data) - place, 0) // max(size, 4)}; it is cut off: copy it again"
-        )
     if size < 4 or size % 4:
         raise ValueError(f"the RAW file has points of {size} bytes; it is damaged")
+    if place + count * size > len(data):
+        raise ValueError(
+            f"the RAW file announces a range of {count} points, but has bytes for "
+            f"{max(len(data) - place, 0) // size}; it is cut off: copy it again"
+        )
     return np.frombuffer(data, "<f4", count * size // 4, place)[:: size // 4].astype(float)
 
 

@@ -21,6 +21,15 @@ RATIO = 200  # unpacked to packed, above 1 MB
 MARKS = 1_500_000  # "<" and "=" in XML
 LINES = 500_000  # of a text
 POINTS = 1_000_000  # of a file
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    NotImplementedError,
+)
 ZIPPED = (b"PK\x03\x04", b"PK\x05\x06")
 
 
@@ -123,45 +132,8 @@ def is_zip(data: bytes) -> bool:
     return data[:4] in ZIPPED
 
 
-def member_names(data: bytes) -> list[str]:
-    """Names of the files in a zip, without folders and hidden ones."""
-    with _opened(data) as archive:
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    return [name for name in names if not re.search(r"(?:^|/)(?:\.|__MACOSX/)", name)]
-
-
-def member(data: bytes, name: str) -> bytes:
-    """What one file of a zip holds; larger than announced is refused, not unpacked."""
-    with _opened(data) as archive:
-        info = archive.getinfo(name)
-        if info.file_size > 1e6 * LARGEST:
-            raise ValueError(
-                f"{shown(name)} in the zip has {info.file_size / 1e6:.0f} MB, "
-                f"at most {LARGEST} MB are read; thin it"
-            )
-        try:
-            with archive.open(info) as file:
-                return file.read(info.file_size + 1)
-        except (*DAMAGE, ValueError) as error:
-            raise ValueError(
-                f"{shown(name)} in the zip cannot be unpacked ({error}); pack it again "
-                "without a password"
-            ) from error
-
-
-DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    NotImplementedError,
-)
-
-
-def _opened(data: bytes) -> zipfile.ZipFile:
-    """The zip file, its list checked: number, sizes, ratio."""
+def opened(data: bytes) -> zipfile.ZipFile:
+    """A zip file, its list checked: number of members, sizes, ratio."""
     count = data.count(b"PK\x01\x02")
     if count > MEMBERS:
         raise ValueError(f"the zip holds {count} files, at most {MEMBERS} are looked at")
@@ -181,3 +153,27 @@ def _opened(data: bytes) -> zipfile.ZipFile:
                 "size, which no measurement does; pack it again"
             )
     return archive
+
+
+def member_names(archive: zipfile.ZipFile) -> list[str]:
+    """Names of the files in a zip, without folders and hidden ones."""
+    names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    return [name for name in names if not re.search(r"(?:^|/)(?:\.|__MACOSX/)", name)]
+
+
+def member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """What one file of a zip holds, not more than it announces."""
+    info = archive.getinfo(name)
+    if info.file_size > 1e6 * LARGEST:
+        raise ValueError(
+            f"{shown(name)} in the zip has {info.file_size / 1e6:.0f} MB, "
+            f"at most {LARGEST} MB are read; thin it"
+        )
+    try:
+        with archive.open(info) as file:
+            return file.read(info.file_size + 1)
+    except (*DAMAGE, ValueError) as error:
+        raise ValueError(
+            f"{shown(name)} in the zip cannot be unpacked ({shown(str(error))}); pack it "
+            "again without a password"
+        ) from error

@@ -5,6 +5,7 @@ to be multiplied.
 """
 
 import re
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from .container import (
     listed,
     member,
     member_names,
+    opened,
     real,
     reals,
     shown,
@@ -23,7 +25,7 @@ from .container import (
 from .scan import Columns, Scan, Values, bounded, join, steps, tube
 
 Head = dict[str, str]
-PROFILE = re.compile(r"(?:^|.*/)Data(\d+)/Profile\d+\.txt$")
+PROFILE = re.compile(r"(?:^|.*/)Data\d+/Profile\d+\.txt$")
 LINES = ("ALPHA1", "ALPHA2", "BETA")
 VARIES = "vari|auto"
 KEYS = {  # key of .ras: element of .rasx
@@ -63,14 +65,14 @@ def ras(data: bytes) -> Columns:
 
 def rasx(data: bytes) -> Columns:
     """All profiles of a .rasx file."""
-    names = member_names(data)
-    found = sorted((int(m[1]), m[0]) for m in map(PROFILE.match, names) if m)[:200]
-    heads = [_conditions(data, names, name) for _, name in found]
-    scans = bounded(
-        _profile(lines(decoded(member(data, name))), head)
-        for (_, name), head in zip(found, heads, strict=True)
-    )
-    return _joined(scans, heads[0])
+    archive = opened(data)
+    names = [name for name in member_names(archive) if PROFILE.match(name)]
+    names = sorted(names, key=lambda name: (len(name), name))
+    if not names:
+        raise ValueError("the RASX file holds no profile; give a finished measurement")
+    head = _conditions(archive, names[0])
+    scans = bounded(_profile(lines(decoded(member(archive, n))), head) for n in names)
+    return _joined(scans, head)
 
 
 def asc(data: bytes) -> Columns:
@@ -183,14 +185,14 @@ def _position(head: Head, name: str) -> str:
     return " ".join(head.get(f"MEAS_COND_AXIS_POSITION-{row}", "") for row in found)
 
 
-def _conditions(data: bytes, names: list[str], profile: str) -> Head:
+def _conditions(archive: ZipFile, profile: str) -> Head:
     """The conditions beside a profile of a .rasx file, under the keys of .ras."""
     folder = profile.rpartition("/")[0]
     wanted = re.compile(re.escape(folder) + r"/Mea?surementConditions\d+\.xml")
-    name = next((name for name in names if wanted.fullmatch(name)), None)
+    name = next((name for name in member_names(archive) if wanted.fullmatch(name)), None)
     if name is None:
         return {}
-    root = xml(member(data, name))
+    root = xml(member(archive, name))
     pairs = [[part.text or "" for part in pair] for pair in root.iterfind(".//{*}Pair")]
     head = {pair[0].lstrip("*"): pair[1] for pair in pairs if len(pair) == 2}
     head |= {key: root.findtext(f".//{{*}}{tag}", "") for key, tag in KEYS.items()}

@@ -18,7 +18,7 @@ Values = Float[np.ndarray, " points"]
 GRAPHITE = 3.354  # Å: d(002)
 LATTICE = {"ge": 5.6579, "si": 5.4310}  # Å
 CRYSTAL = re.compile(
-    r"(?:(\d)\s*x\s*)?\b(graphite|ge|si)\b[\s-]*(?:\(?(\d)\s?(\d)\s?(\d)\b\)?)?"
+    r"(?:(\d)\s*x\s*|\b)(graphite|ge|si)\b[\s-]*(?:\(?(\d)\s?(\d)\s?(\d)\b\)?)?"
     r"(?:\s*x\s*(\d))?",
     re.I,
 )
@@ -129,7 +129,8 @@ def tube(
     share = float(np.prod([polarising(name, beam.main) for name in optics]))
     if share < 1:
         beam = replace(beam, polarisation=1 / (1 + share))
-    alone = bool(optics and re.search(r"\b(ge|si)\b", optics[0], re.I))
+    before = CRYSTAL.search(optics[0]) if optics else None
+    alone = before is not None and before[2].lower() in LATTICE
     if second is None and not alone:
         return beam
     if alone or not second or not 0 < second / first - 1 < 0.02 or not 0 < ratio <= 1:

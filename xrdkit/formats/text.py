@@ -138,7 +138,7 @@ def _table(data: list[str]) -> tuple[Float[np.ndarray, "points columns"], tuple[
 def _split(data: list[str]) -> list[list[str]]:
     """Words of each line; a comma is a decimal sign where no point occurs."""
     joined = "\n".join(data).replace('"', " ")
-    middle = data[len(data) // 2] if data else ""
+    middle = data[len(data) // 2].replace('"', " ") if data else ""
     if "," in joined and "." not in joined and re.search(r"\d[;\s]+[-+]?\d", middle):
         joined = joined.replace(",", ".")
     joined = re.sub(r"[;,\t]", " ", joined)
