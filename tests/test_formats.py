@@ -568,7 +568,7 @@ def test_half_written_last_line_is_left_out(read, cut):
 
 def test_ras_that_ends_within_its_scan_is_read_so_far(read):
     data = ras()
-    found = read(data[: data.index(b"14.0000") + 10], "a.ras")
+    found = read(data[: data.index(b"\n14.0000") + 12], "a.ras")
     assert found.two_theta[-1] == pytest.approx(13.98)
     assert "ends within the scan" in found.warnings[0]
 
@@ -618,6 +618,11 @@ DTD = '<!DOCTYPE a [<!ENTITY b "bbbbbbbbbb"><!ENTITY c "&b;&b;&b;&b;">]>'
         (brml().replace(b"PK\1\2", b"PK\1\3"), "a.brml", "the zip is damaged"),
         (raw_1(((START, COUNTS * 1e30, 1.0),)), "a.raw", "are no measurement"),
         (b"1 2\n" * 600_000, "a.xy", "600,000 lines, at most 500,000"),
+        (
+            b"<xrdMeasurements>" + b"<a>" * 1000,
+            "a.xrdml",
+            "1001 elements deep, at most 100",
+        ),
         (b"<xrdMeasurements>" + b"<a/>" * 1_600_000, "a.xrdml", "1,600,001 marks"),
     ],
 )
@@ -722,7 +727,7 @@ def cases():
 def test_damaged_files_are_read_or_refused_in_one_sentence_and_in_time(read):
     count = 0
     for data, suffix in cases():
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             read(data, f"a.{suffix}", "CuKa")
         except ValueError as error:
@@ -730,6 +735,6 @@ def test_damaged_files_are_read_or_refused_in_one_sentence_and_in_time(read):
             assert len(message) < 400, message
             assert "\n" not in message, message
             assert "  " not in message, message
-        assert time.monotonic() - begin < 5, (suffix, data[:80])
+        assert time.process_time() - begin < 5, (suffix, data[:80])
         count += 1
     assert count >= 200

@@ -19,6 +19,7 @@ MEMBERS = 2000
 UNPACKED = 100  # MB of all members together
 RATIO = 200  # unpacked to packed, above 1 MB
 MARKS = 1_500_000  # "<" and "=" in XML
+DEEPEST = 100  # elements within each other
 LINES = 500_000  # of a text
 POINTS = 1_000_000  # of a file
 DAMAGE = (
@@ -76,11 +77,30 @@ def xml(data: bytes) -> ElementTree.Element:
             f"the XML has {marks:,} marks, at most {MARKS:,} are read; thin it"
         )
     try:
-        return ElementTree.fromstring(text.lstrip())
-    except (ElementTree.ParseError, ValueError) as error:
+        return _root(text.lstrip())
+    except ElementTree.ParseError as error:
         raise ValueError(
             f"the XML is damaged ({error}); copy the file again or export it anew"
         ) from error
+
+
+def _root(text: str) -> ElementTree.Element:
+    """The root element, parsed piece by piece so that depth is noticed in time."""
+    parser, depth, root = ElementTree.XMLPullParser(("start", "end")), 0, None
+    for place in range(0, len(text), 65536):
+        parser.feed(text[place : place + 65536])
+        for event, element in parser.read_events():
+            root = element if root is None else root
+            depth += 1 if event == "start" else -1
+        if depth > DEEPEST:
+            raise ValueError(
+                f"the XML is {depth} elements deep, at most {DEEPEST} are read; export it "
+                "anew"
+            )
+    parser.close()
+    if root is None:
+        raise ValueError("the XML is empty; copy the file again or export it anew")
+    return root
 
 
 def number(element: ElementTree.Element | None, default: float = 0.0) -> float:

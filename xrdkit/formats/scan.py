@@ -15,6 +15,7 @@ from .container import POINTS
 
 Values = Float[np.ndarray, " points"]
 
+STRONGEST = 1e15  # no intensity is larger
 GRAPHITE = 3.354  # Å: d(002)
 LATTICE = {"ge": 5.6579, "si": 5.4310}  # Å
 CRYSTAL = re.compile(
@@ -71,8 +72,19 @@ def bounded(scans: Iterable[Scan]) -> list[Scan]:
             raise ValueError(
                 f"the file has over {len(found)} scans or {POINTS:,} points; give fewer"
             )
+        plausible(scan.intensity)
+        plausible(np.atleast_1d(scan.factor))
         found.append(scan)
     return found
+
+
+def plausible(values: Values) -> None:
+    """Refuses numbers that no measurement has."""
+    if len(values) and not np.abs(values).max() <= STRONGEST:
+        raise ValueError(
+            f"numbers like {np.abs(values).max():.0e} are no measurement; the file is "
+            "damaged: copy it again"
+        )
 
 
 def join(
