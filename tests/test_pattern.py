@@ -271,8 +271,8 @@ def test_missing_file_is_named(tmp_path):
 def test_huge_file_is_refused_unread(tmp_path):
     path = tmp_path / "a.xy"
     with path.open("wb") as file:
-        file.truncate(201_000_000)
-    with pytest.raises(ValueError, match="201 MB, at most 200 MB"):
+        file.truncate(21_000_000)
+    with pytest.raises(ValueError, match="21 MB, at most 20 MB"):
         pattern.read(path, 1.54)
 
 

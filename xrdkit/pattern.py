@@ -36,9 +36,13 @@ LEAST = 30  # points
 
 
 def read(path: str | Path, wavelength: Spec | None = None) -> Pattern:
-    """The pattern of a file: text of two or three columns, GSAS, or powder CIF.
+    """The pattern of a file, recognised by what is in it.
 
-    The radiation is ``wavelength`` if given (see ``radiation``), else the file's.
+    Read are text of two or three columns (2θ in °, intensity, e.s.d.) of any dialect, GSAS
+    (STD, ESD, FXYE), powder CIF, PANalytical .xrdml, Bruker .brml, .raw (versions 1 to 4)
+    and .uxd, Rigaku .ras, .rasx and .asc, and a zip of one such file. Repeated scans of a
+    range are summed, separate ranges joined. The radiation is ``wavelength`` if given (see
+    ``radiation``), else the file's. Everything else is refused with a ValueError.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,15 +50,24 @@ def read(path: str | Path, wavelength: Spec | None = None) -> Pattern:
     table = columns(path)
     beam, notes = _beam(table.radiation, wavelength, path.name)
     table, more = _ordered(table, path.name)
-    x, y, sigma, _, own = table
+    x, y, sigma = table.two_theta, table.intensity, table.sigma
     source = "unknown" if sigma is None else "given"
-    if sigma is None and _is_counts(y):
+    counted = _is_counts(y) if table.counted is None else table.counted
+    if sigma is None and counted:
         sigma, source = np.sqrt(np.maximum(y, 1.0)), "counts"
     ranges = _measured_ranges(x)
     if len(ranges) > 1:
         more += (f"{len(ranges) - 1} gaps in the scan are left out of every fit",)
     return Pattern(
-        x, y, beam, sigma, source, ranges, name=path.stem, warnings=(*own, *notes, *more)
+        x,
+        y,
+        beam,
+        sigma,
+        source,
+        ranges,
+        table.instrument,
+        name=path.stem,
+        warnings=(*table.warnings, *notes, *more),
     )
 
 
@@ -186,7 +199,9 @@ def _ordered(table: Columns, name: str) -> tuple[Columns, tuple[str, ...]]:
     if len(unique) < LEAST:
         raise ValueError(f"{name} has {len(unique)} points, at least {LEAST} are needed")
     sigma = None if sigma is None else sigma[keep]
-    return Columns(unique[keep], y[keep], sigma, table.radiation, table.warnings), notes
+    counted = table.counted if len(unique) == len(x) else None
+    kept = {"two_theta": unique[keep], "intensity": y[keep], "sigma": sigma}
+    return table._replace(**kept, counted=counted), notes
 
 
 def _refuse(x: Curve, y: Curve, sigma: Curve | None, name: str) -> None:
