@@ -155,7 +155,15 @@ def _standardised(structure: "Structure") -> "tuple[Structure, int, list[_Orbit]
     orbits = [
         _Orbit(present[i], found.wyckoffs[i], frac[owner == i]) for i in np.unique(owner)
     ]
+    orbits.sort(key=lambda orbit: (_pettifor(orbit.species), orbit.wyckoff))
     return whole, int(found.hall_number), orbits
+
+
+def _pettifor(species: Species) -> float:
+    """Mendeleev number of the first element of a place: metals come before anions."""
+    from pymatgen.core import Element
+
+    return min(float(Element(element).mendeleev_no) for element, _ in species)
 
 
 def _species(composition: "Composition") -> Species:
