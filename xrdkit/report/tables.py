@@ -12,7 +12,7 @@ from xrdkit.types import Fit, Solution
 
 HEADS = (
     "rank", "space_group", "number", "wyckoff", "a", "b", "c", "alpha", "beta", "gamma",
-    "volume", "residual", "score", "origin", "group",
+    "volume", "residual", "score", "unexplained", "origin", "known", "group",
 )  # fmt: skip
 
 
@@ -23,12 +23,13 @@ def solution_rows(solution: Solution) -> list[dict[str, Any]]:
     """
     group = {i: g for g, fits in enumerate(solution.groups, 1) for i in fits}
     return [
-        _row(rank, fit, group.get(rank - 1, ""))
+        fit_row(fit, rank, group.get(rank - 1, ""))
         for rank, fit in enumerate(solution.fits, 1)
     ]
 
 
-def _row(rank: int, fit: Fit, group: int | str) -> dict[str, Any]:
+def fit_row(fit: Fit, rank: int = 1, group: int | str = "") -> dict[str, Any]:
+    """One row of the table of a solution."""
     cell = fit.structure.lattice
     lengths = {name: round(getattr(cell, name), 4) for name in ("a", "b", "c")}
     angles = {name: round(getattr(cell, name), 3) for name in ("alpha", "beta", "gamma")}
@@ -42,7 +43,9 @@ def _row(rank: int, fit: Fit, group: int | str) -> dict[str, Any]:
         "volume": round(cell.volume, 2),
         "residual": round(fit.residual, 4),
         "score": round(fit.score, 3),
+        "unexplained": round(fit.unexplained, 4),
         "origin": fit.origin,
+        "known": fit.known,
         "group": group,
     }
 
@@ -54,8 +57,8 @@ def solution_text(solution: Solution, limit: int = 10) -> str:
         {
             "": row["rank"],
             "space group": f"{row['space_group']} ({row['number']})",
-            "sites": _sites_text(row["wyckoff"]),
-            "cell (Å, °)": _cell_text(row),
+            "sites": sites_text(row["wyckoff"]),
+            "cell (Å, °)": cell_text(row),
             "V (Å³)": f"{row['volume']:.1f}",
             "residual": f"{row['residual']:.3f}",
             "score": f"{row['score']:.1f}",
@@ -70,13 +73,13 @@ def solution_text(solution: Solution, limit: int = 10) -> str:
     return "\n".join([*lines, *(f"  {reason}" for reason in solution.reasons)])
 
 
-def _sites_text(wyckoff: str) -> str:
+def sites_text(wyckoff: str) -> str:
     """Wyckoff sites with equal ones counted: "O 4e, O 4e, Ti 2a" -> "2×O 4e, Ti 2a"."""
     counts = Counter(filter(None, wyckoff.split(", ")))
     return ", ".join(f"{n}×{site}" if n > 1 else site for site, n in counts.items())
 
 
-def _cell_text(row: dict[str, Any]) -> str:
+def cell_text(row: dict[str, Any]) -> str:
     """Lengths, and the angles that are not 90°."""
     lengths = " ".join(f"{row[name]:.3f}" for name in ("a", "b", "c"))
     named = zip("αβγ", (row["alpha"], row["beta"], row["gamma"]), strict=True)
