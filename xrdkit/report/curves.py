@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def thinned(*curves: Curve, points: int = POINTS) -> Bool[np.ndarray, " points"]
         return keep
     edges = np.linspace(0, n, points // (2 * len(curves)) + 1).astype(int)
     for curve in curves:
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges):
             part = curve[start:stop]
             keep[[start + part.argmax(), start + part.argmin()]] = True
     keep[[0, -1]] = True

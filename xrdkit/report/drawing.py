@@ -1,5 +1,7 @@
 """A fit or a pattern as an SVG that needs no script and no style sheet."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 
@@ -15,7 +17,7 @@ def drawing(
     two_theta: Curve,
     observed: Curve,
     calculated: Curve | None = None,
-    lines: tuple[float, ...] = (),
+    lines: Sequence[float] = (),
     *,
     size: tuple[int, int] = (960, 400),
     points: int = 1600,
@@ -29,12 +31,8 @@ def drawing(
     width, height = size
     bottom = height - 26
     floor = bottom - (0 if calculated is None else MARK + 60)
-    top = max(float(y.max()), 0.0 if calculated is None else float(calculated.max()))
-    low = (
-        min(float(y.min()), 0.0)
-        if calculated is None
-        else float(min(y.min(), calculated.min()))
-    )
+    both = np.concatenate([y] if calculated is None else [y, calculated])
+    low, top = float(both.min()), float(both.max())
     across = (width - 2 * LEFT) / float(np.ptp(x) or 1)
     up = (floor - TOP) / ((top - low) or 1)
 
@@ -78,9 +76,8 @@ def _scale(first: float, across: float, bottom: int, width: int) -> list[str]:
     """The axis with a number every 1, 2, 5, 10 … degrees."""
     span = (width - 2 * LEFT) / across
     step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if span / s <= 10)
-    parts = [
-        f'<path d="M{LEFT} {bottom}H{width - LEFT}" stroke="currentColor" opacity=".4"/>'
-    ]
+    rule = f"M{LEFT} {bottom}H{width - LEFT}"
+    parts = [f'<path d="{rule}" stroke="currentColor" opacity=".4"/>']
     for angle in np.arange(np.ceil(first / step) * step, first + span + 1e-9, step):
         place = (angle - first) * across + LEFT
         if place < width - 50:
