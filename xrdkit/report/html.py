@@ -91,11 +91,12 @@ def html_text(solution: Solution, pattern: Pattern | None, script: str) -> str:
             unexplained(solution),
         ]
     parts += [warnings_of(solution, pattern), provenance(solution, pattern), GUIDE]
+    body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{name} · xrdkit</title>\n<style>\n{_packaged('page.css')}</style></head>\n"
-        f"<body>\n<main>\n{'\n'.join(parts)}\n</main>\n{script}\n</body></html>\n"
+        f"<body>\n<main>\n{body}\n</main>\n{script}\n</body></html>\n"
     )
 
 
@@ -165,7 +166,7 @@ def plot(solution: Solution, settings: Sequence[Setting], pattern: Pattern | Non
 
 def _controls(fits: Sequence[Fit]) -> str:
     options = "".join(
-        f'<option value="{i}">{i + 1} · {escape(fit.structure.composition.reduced_formula)} '
+        f'<option value="{i}">{i + 1} · {fit.structure.composition.reduced_formula} '
         f"{escape(fit.space_group_symbol)}, residual {fit.residual:.3f}</option>"
         for i, fit in enumerate(fits)
     )
