@@ -36,7 +36,7 @@ def drawing(
     across = (width - 2 * LEFT) / float(np.ptp(x) or 1)
     up = (floor - TOP) / ((top - low) or 1)
 
-    def place(values: Curve, base: float, unit: float) -> str:
+    def place(values: Curve, base: float | int, unit: float | int) -> str:
         pairs = zip((x - x[0]) * across + LEFT, base - values * unit, strict=True)
         return " ".join(f"{a:.1f},{b:.1f}" for a, b in pairs)
 
