@@ -162,7 +162,7 @@ def test_cif_formula_weight_units_and_density_belong_together(name):
     block = block_of(cif_text(ALL[name], name))
     value = {k: float(block.find_value(k)) for k in (WEIGHT, UNITS, DENSITY, VOLUME)}
     mass = value[WEIGHT] * value[UNITS] / 0.602214
-    assert mass / value[VOLUME] == pytest.approx(value[DENSITY], rel=2e-4)
+    assert mass / value[VOLUME] == pytest.approx(value[DENSITY], abs=6e-4)
     assert value[DENSITY] == pytest.approx(float(ALL[name].density), rel=1e-3)
     assert value[UNITS] == int(value[UNITS]) >= 1
 
@@ -232,7 +232,7 @@ def test_setting_does_not_depend_on_the_pose_of_the_structure():
 def test_structure_without_symmetry_is_written_in_p1():
     from pymatgen.core import Lattice
 
-    twice = Structure(Lattice.cubic(4.0), ["Na", "Na"], [[0, 0, 0], [0, 0, 0.001]])
+    twice = Structure(Lattice.cubic(4.0), ["Na", "Na"], [[0, 0, 0], [0, 0, 0]])
     setting = reference_setting(twice)
     assert setting.symbol == "P 1"
     assert len(setting.sites) == 2
@@ -414,7 +414,7 @@ def test_fullprof_input_is_complete(rutile, tmp_path):
         line.split() for line in text.split("Background  for")[1].splitlines()[1 : nba + 1]
     ]
     assert np.array(knots, float)[:, 1] == pytest.approx(200, abs=40)
-    assert after(text, "!Nat").split()[11] == f"{2 * 79.865:.3f}"
+    assert numbers(after(text, "!Nat"))[11] == pytest.approx(2 * 79.866, abs=0.01)
 
 
 def test_polarisation_is_translated():

@@ -66,10 +66,12 @@ def data_name(name: str) -> str:
 
 
 def _text(value: str) -> str:
-    """A value quoted as CIF needs it, in ASCII."""
+    """A value on one line, quoted as CIF needs it, in ASCII."""
     from gemmi import cif
 
-    plain = value.replace("α", r"\a").replace("°", r"\%").replace("Å", r"\%A")
+    plain = (
+        " ".join(value.split()).replace("α", r"\a").replace("°", r"\%").replace("Å", r"\%A")
+    )
     return cif.quote(plain.encode("ascii", "replace").decode())
 
 

@@ -67,7 +67,7 @@ def _polyline(points: str, name: str) -> str:
     return f'<polyline points="{points}" {_stroke(name)}/>'
 
 
-def _marks(places: list[float], top: float) -> str:
+def _marks(places: list[float], top: float | int) -> str:
     path = "".join(f"M{place:.1f} {top:.1f}v9" for place in places)
     return f'<path d="{path}" {_stroke("ticks")}/>'
 

@@ -75,7 +75,7 @@ def fullprof_text(fit: Fit, pattern: Pattern, name: str, factor: np.ndarray) -> 
     return "\n".join(lines) + "\n"
 
 
-def _numbers(values: Sequence[float], form: str = "10.5f") -> str:
+def _numbers(values: Sequence[float | int], form: str = "10.5f") -> str:
     return " ".join(f"{value:{form}}" for value in values)
 
 
@@ -195,7 +195,7 @@ def _atoms(setting: Setting, codes: Iterator[int]) -> list[str]:
             row.append(np.copysign(10 * numbers[key] + abs(place.factor), place.factor))
         occupancy = site.occupancy * site.multiplicity / len(setting.operations)
         lines += [
-            f"{site.label:<6} {site.element.upper():<4} {_numbers(site.frac)} "
+            f"{site.label:<6} {site.element.upper():<4} {_numbers(site.frac.tolist())} "
             f"{biso(site):10.5f} {occupancy:10.6f}   0   0   0    0",
             f"            {_numbers([*row, 0.0, 0.0], '10.2f')}",
         ]

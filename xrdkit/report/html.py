@@ -85,10 +85,10 @@ def html_text(solution: Solution, pattern: Pattern | None, script: str) -> str:
     ]
     if solution.fits:
         parts += [
-            candidates(solution, settings),
             structure(solution.fits[0], settings[0]),
             limits(solution.fits[0]),
             unexplained(solution),
+            candidates(solution, settings),
         ]
     parts += [warnings_of(solution, pattern), provenance(solution, pattern), GUIDE]
     body = "\n".join(parts)
