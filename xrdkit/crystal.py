@@ -106,11 +106,14 @@ def read_cif(path: str) -> "Structure":
             ) from error
 
 
-def symmetry_dataset(cell: tuple, symprec: float) -> "SpglibDataset | None":
-    """spglib's symmetry of (lattice, positions, numbers), None where it finds none."""
+def symmetry_dataset(cell: tuple, symprec: float, hall: int = 0) -> "SpglibDataset | None":
+    """spglib's symmetry of (lattice, positions, numbers), None where it finds none.
+
+    The standard cell is that of Hall number ``hall``; of the default setting for 0.
+    """
     with quiet_spglib() as spglib:
         try:
-            return spglib.get_symmetry_dataset(cell, symprec=symprec)
+            return spglib.get_symmetry_dataset(cell, symprec=symprec, hall_number=hall)
         except spglib.SpglibError:
             return None
 

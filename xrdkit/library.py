@@ -8,7 +8,6 @@ slots.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xrdkit.dataset import Table
+from xrdkit.files import write_whole
 from xrdkit.structure_types import Member, find_types, member_of, type_label
 from xrdkit.types import Progress
 
@@ -267,17 +267,13 @@ def save(library: Library, path: str | Path) -> None:
 
     arrays = {name: np.ascontiguousarray(getattr(library, name)) for name in ARRAYS}
     arrays["type_label"] = np.frombuffer("\n".join(library.type_label).encode(), np.uint8)
-    temporary = Path(f"{path}.{os.getpid()}.part")
+    info = {"xrdkit.library": json.dumps(library.info)}
     try:
-        save_file(arrays, temporary, metadata={"xrdkit.library": json.dumps(library.info)})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        write_whole(path, lambda part: save_file(arrays, part, metadata=info))
     except SafetensorError as error:
         raise OSError(
             f"{path} cannot be written ({error}); name a folder that exists and is yours"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> Library:

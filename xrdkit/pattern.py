@@ -1,7 +1,5 @@
 """Patterns: read, write, cut, take off the background; peaks and radiation beside."""
 
-import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from jaxtyping import Float
 from pybaselines import Baseline
 from scipy.ndimage import median_filter
 
+from .files import write_text
 from .formats import Columns, columns
 from .peaks import check, find_peaks, noise, rough_fwhm, scatter, typical_fwhm
 from .types import Pattern, Radiation
@@ -82,7 +81,6 @@ def _measured_ranges(x: Curve) -> tuple[tuple[float, float], ...]:
 
 def write(pattern: Pattern, path: str | Path) -> None:
     """Columns 2θ (°), intensity and given e.s.d.s under a header that ``read`` reads."""
-    path = Path(path)
     beam = pattern.radiation
     head = f"# wavelength (Å): {' '.join(f'{value:.7f}' for value in beam.wavelengths)}\n"
     if len(beam.weights) > 1:
@@ -92,13 +90,7 @@ def write(pattern: Pattern, path: str | Path) -> None:
         table.append(pattern.sigma)
     rows = np.column_stack(table).tolist()
     text = "\n".join(" ".join(f"{value:.8g}" for value in row) for row in rows)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(f"# {pattern.name}\n{head}{text}\n")
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    write_text(path, f"# {pattern.name}\n{head}{text}\n")
 
 
 def crop(

@@ -5,7 +5,7 @@ lattice rows a, b, c. A stage never fills in a field of an earlier type; it make
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +19,41 @@ if TYPE_CHECKING:
 Verdict = Literal["confident", "tentative", "none"]
 
 
+def _in_line(value: Any) -> str:
+    """Class and fields that differ from their defaults on one line, arrays by shape."""
+    shown = [f for f in fields(value) if not _is_default(f, getattr(value, f.name))]
+    said = (f"{f.name}={_in_short(getattr(value, f.name))}" for f in shown)
+    return f"{type(value).__name__}({', '.join(said)})"
+
+
+def _is_default(item: Field, value: Any) -> bool:
+    made = item.default if item.default_factory is MISSING else item.default_factory()
+    return made is value or (isinstance(made, type(value)) and made == value)
+
+
+def _in_short(value: Any) -> str:
+    """An array by shape and range, a nested value by its class, a long one cut."""
+    if isinstance(value, np.ndarray | Tensor):
+        shape = " × ".join(map(str, value.shape))
+        empty = 0 in value.shape or not value.shape
+        return shape if empty else f"{shape} from {value.min():.4g} to {value.max():.4g}"
+    if is_dataclass(value):
+        return f"{type(value).__name__}(…)"
+    if isinstance(value, tuple) and value and is_dataclass(value[0]):
+        return f"{len(value)} × {type(value[0]).__name__}"
+    if type(value).__name__ == "Structure":
+        return f"Structure({value.composition.reduced_formula})"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _in_notebook(value: Any) -> str:
+    """The value in short as HTML, which notebooks show."""
+    from xrdkit.report.notebook import html_of
+
+    return html_of(value)
+
+
 @dataclass(frozen=True)
 class Radiation:
     """Wavelengths (Å) with weights that sum to one, and how the beam is polarised.
@@ -27,6 +62,9 @@ class Radiation:
     0.95–0.99 synchrotron, 1/(1 + cos²2θ_m) behind a monochromator (graphite, Cu: 0.556).
     ``kalpha2`` is None when a bare number does not say whether Kα2 is present.
     """
+
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
 
     wavelengths: tuple[float, ...]
     weights: tuple[float, ...] = (1.0,)
@@ -74,6 +112,9 @@ class Instrument:
     there intensities fall as sinθ / sin(overflow / 2).
     """
 
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
+
     geometry: Literal["bragg-brentano", "debye-scherrer"] = "bragg-brentano"
     slits: Literal["fixed", "automatic"] = "fixed"
     radius: float = 200.0
@@ -96,6 +137,9 @@ class Pattern:
     weights are unit weights and R_exp does not exist. ``background`` is what preparing
     subtracted; intensities of a ``prepared`` pattern have their maximum at one.
     """
+
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
 
     two_theta: Float[np.ndarray, " points"]
     intensity: Float[np.ndarray, " points"]
@@ -132,6 +176,9 @@ class Pattern:
 class Peaks:
     """Observed lines: 2θ (°), height and area above background, FWHM (°)."""
 
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
+
     two_theta: Float[np.ndarray, " peaks"]
     height: Float[np.ndarray, " peaks"]
     area: Float[np.ndarray, " peaks"]
@@ -145,6 +192,9 @@ class Crystals:
     Several species may share a site (same ``frac``, occupancies that sum to at most one).
     ``u_iso`` is the isotropic displacement parameter in Å². Atoms are sorted by owner.
     """
+
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
 
     lattice: Float[Tensor, "crystals 3 3"]
     frac: Float[Tensor, "atoms 3"]
@@ -218,6 +268,9 @@ class Crystals:
 class DenseCrystals:
     """Crystals of equally many atoms as one block."""
 
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
+
     lattice: Float[Tensor, "crystals 3 3"]
     frac: Float[Tensor, "crystals atoms 3"]
     numbers: Int[Tensor, "crystals atoms"]
@@ -234,6 +287,9 @@ class Symmetry:
     all atoms (fractional, row-major), without translations of the crystal as a whole.
     """
 
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
+
     number: int
     rotations: Int[Tensor, "operations 3 3"]
     translations: Float[Tensor, "operations 3"]
@@ -244,6 +300,9 @@ class Symmetry:
 @dataclass(frozen=True)
 class Batch:
     """What networks see; ``profile`` is √intensity and observed mask on one Q grid."""
+
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
 
     numbers: Int[Tensor, "crystals atoms"]
     frac: Float[Tensor, "crystals atoms 3"]
@@ -265,6 +324,9 @@ class Problem:
     unknown one. ``size`` is the crystallite size in Å when the sample is nanocrystalline.
     """
 
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
+
     pattern: Pattern
     formula: dict[str, float]
     contents: dict[str, float] | None = None
@@ -284,6 +346,9 @@ class Candidate:
     id, or the formula), and is empty where it would be new.
     """
 
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
+
     crystal: Crystals
     symmetry: Symmetry
     origin: str
@@ -294,6 +359,9 @@ class Candidate:
 @dataclass(frozen=True)
 class Phase:
     """One phase; ``texture`` is a March–Dollase axis (hkl, standard setting) and r."""
+
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
 
     crystal: Crystals
     symmetry: Symmetry
@@ -318,6 +386,9 @@ class Fit:
     ``structure`` is in the standard conventional setting, symmetrised within 0.1 Å; the
     atoms that were fitted are those of ``phases``. Curves are on ``two_theta``.
     """
+
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
 
     structure: "Structure"
     phases: tuple[Phase, ...]
@@ -364,6 +435,9 @@ class Solution:
     the first fit leaves, with the share (0–1) of that intensity each explains.
     """
 
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
+
     problem: Problem
     fits: tuple[Fit, ...]
     groups: tuple[tuple[int, ...], ...]
@@ -380,6 +454,9 @@ class Solution:
 class Progress:
     """Where a long job stands; ``best`` is the best fit or candidate so far, if any."""
 
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
+
     stage: str
     done: int
     total: int
@@ -391,6 +468,9 @@ class Progress:
 @dataclass
 class Controls:
     """What may be changed while a job runs. The one mutable type."""
+
+    __repr__ = _in_line
+    _repr_html_ = _in_notebook
 
     guidance: float = 1.0
     steps: int | None = None

@@ -1,0 +1,27 @@
+"""A Solution for people and programs: tables, CIF, HTML, inputs of Rietveld programs."""
+
+from xrdkit.files import check_file, write_whole
+from xrdkit.report.cif import cif_text, write_cif
+from xrdkit.report.fullprof import write_fullprof
+from xrdkit.report.html import write_html
+from xrdkit.report.results import check_output, results_of, write_cifs, write_solution
+from xrdkit.report.tables import solution_rows, solution_text, text_table, write_csv
+from xrdkit.report.topas import write_topas
+
+__all__ = [
+    "check_file",
+    "check_output",
+    "cif_text",
+    "results_of",
+    "solution_rows",
+    "solution_text",
+    "text_table",
+    "write_cif",
+    "write_cifs",
+    "write_csv",
+    "write_fullprof",
+    "write_html",
+    "write_solution",
+    "write_topas",
+    "write_whole",
+]

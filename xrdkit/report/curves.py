@@ -1,0 +1,91 @@
+"""Curves of fits for drawing: on the scale of the measurement, thinned, with line marks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.interpolate import PchipInterpolator
+
+from xrdkit.pattern import background
+from xrdkit.report.setting import Setting
+from xrdkit.scattering import Reflections
+from xrdkit.simulate import line_positions
+from xrdkit.types import Fit, Pattern
+
+POINTS = 3000  # drawn at most
+MARKS = 800  # lines are told apart down to this share of the range
+Curve = Float[np.ndarray, " points"]
+Line = tuple[float, tuple[int, int, int]]  # 2θ in ° and hkl
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Observed and calculated intensity of several fits over the same 2θ (°)."""
+
+    two_theta: Curve
+    observed: Curve
+    calculated: tuple[Curve, ...]
+    unit: str
+
+
+def curves_of(fits: Sequence[Fit], pattern: Pattern | None = None) -> Curves:
+    """Fits against the pattern as measured where it is given, else as it was prepared."""
+    first = fits[0]
+    x, observed, base, factor = first.two_theta, first.observed, 0.0, 1.0
+    unit = "intensity without background, maximum 1"
+    if pattern is not None and not pattern.prepared:
+        x, low, high = pattern.two_theta, first.two_theta[0], first.two_theta[-1]
+        inside = (x >= low) & (x <= high)
+        x, observed = x[inside], pattern.intensity[inside]
+        base = background(pattern)[inside]
+        net = np.interp(first.two_theta, x, observed - base)
+        factor = float(net @ first.observed / (first.observed @ first.observed))
+        unit = "counts" if pattern.sigma_source == "counts" else "intensity as measured"
+    calculated = tuple(
+        base + factor * PchipInterpolator(fit.two_theta, fit.calculated)(x) for fit in fits
+    )
+    keep = thinned(observed, calculated[0])
+    return Curves(x[keep], observed[keep], tuple(c[keep] for c in calculated), unit)
+
+
+def thinned(*curves: Curve, points: int = POINTS) -> Bool[np.ndarray, " points"]:
+    """Which points to draw: of equal stretches, highest and lowest of every curve."""
+    n = len(curves[0])
+    keep = np.full(n, n <= points)
+    if n <= points:
+        return keep
+    edges = np.linspace(0, n, points // (2 * len(curves)) + 1).astype(int)
+    for curve in curves:
+        for start, stop in pairwise(edges):
+            part = curve[start:stop]
+            keep[[start + part.argmax(), start + part.argmin()]] = True
+    keep[[0, -1]] = True
+    return keep
+
+
+def lines_of(setting: Setting, fit: Fit) -> list[Line]:
+    """Lines that the space group allows within the fit, zero and displacement included.
+
+    Of lines that cannot be told apart on a page the first is kept.
+    """
+    import gemmi
+
+    low, high = float(fit.two_theta[0]), float(fit.two_theta[-1])
+    sine = np.sin(np.radians(min(high + 0.5, 179.0) / 2))
+    hkl = gemmi.make_miller_array(
+        gemmi.UnitCell(*setting.cell),
+        gemmi.SpaceGroup(setting.symbol),
+        fit.radiation.main / (2 * float(sine)),
+    )
+    lattice = torch.tensor(setting.structure.lattice.matrix)[None]
+    index = torch.as_tensor(np.array(hkl), dtype=torch.long)[None]
+    found = Reflections(index, torch.ones_like(index[..., 0]))
+    angles = line_positions(lattice, found, fit.radiation, fit.instrument)[0, 0].numpy()
+    order = np.argsort(angles, kind="stable")
+    order = order[(angles[order] >= low) & (angles[order] <= high)]
+    rank = (angles[order] / ((high - low) / MARKS)).round().astype(int)
+    kept = order[np.unique(rank, return_index=True)[1]]
+    return [(float(angles[i]), tuple(int(v) for v in hkl[i])) for i in kept]

@@ -1,0 +1,199 @@
+"""One HTML page a sample: verdict, plot, candidates, structure, limits, provenance.
+
+The page needs no network. Everything that comes from outside is escaped.
+"""
+
+import base64
+import json
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from xrdkit.files import write_text
+from xrdkit.report.curves import curves_of, lines_of
+from xrdkit.report.drawing import drawing
+from xrdkit.report.markup import cell_html, counts_html, formula_html, symbol_html
+from xrdkit.report.sections import (
+    GUIDE,
+    candidates,
+    limits,
+    provenance,
+    structure,
+    unexplained,
+    warnings_of,
+)
+from xrdkit.report.setting import Setting, settings_of
+from xrdkit.types import Fit, Pattern, Solution
+
+SCRIPT = "xrdkit_report.js"
+WORDS = {
+    "confident": "The first structure is very probably right.",
+    "tentative": "The first structure may be right; check it before you rely on it.",
+    "none": "No structure here explains the pattern.",
+}
+HINT = (
+    "Drag to zoom, double click to see all. With the plot in focus: ← → move, ↑ ↓ zoom, "
+    "Esc shows all."
+)
+KEYS = (
+    ("observed", "observed"),
+    ("calculated", "calculated"),
+    ("ticks", "lines of the structure"),
+    ("difference", "observed − calculated"),
+)
+Curve = Float[np.ndarray, " points"]
+
+
+def write_html(
+    solution: Solution,
+    path: str | Path,
+    *,
+    pattern: Pattern | None = None,
+    script: Literal["inline", "shared"] = "inline",
+) -> Path:
+    """One report, readable without network and, but for zooming, without scripts.
+
+    ``pattern`` is the pattern as measured: with it the plot has the measured scale. For
+    many reports beside each other, script="shared" writes xrdkit_report.js once.
+    """
+    path = Path(path)
+    source = _packaged(SCRIPT)
+    element = f'<script type="module">\n{source}</script>'
+    if script == "shared":
+        write_text(path.with_name(SCRIPT), source)
+        element = f'<script defer src="{SCRIPT}"></script>'
+    return write_text(path, html_text(solution, pattern, element))
+
+
+def _packaged(name: str) -> str:
+    return files("xrdkit.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def html_text(solution: Solution, pattern: Pattern | None, script: str) -> str:
+    """The page, with this script element at its end."""
+    name = escape((pattern or solution.problem.pattern).name or "pattern")
+    settings = [settings_of(fit)[0] for fit in solution.fits]
+    parts = [
+        f"<h1>{name}</h1><p>{_subtitle(solution, pattern)}</p>",
+        verdict(solution, settings),
+        plot(solution, settings, pattern),
+    ]
+    if solution.fits:
+        parts += [
+            structure(solution.fits[0], settings[0]),
+            limits(solution.fits[0]),
+            unexplained(solution),
+            candidates(solution, settings),
+        ]
+    parts += [warnings_of(solution, pattern), provenance(solution, pattern), GUIDE]
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{name} · xrdkit</title>\n<style>\n{_packaged('page.css')}</style></head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n{script}\n</body></html>\n"
+    )
+
+
+def _subtitle(solution: Solution, pattern: Pattern | None) -> str:
+    shown = pattern or solution.problem.pattern
+    beam, x = shown.radiation, shown.two_theta
+    asked = solution.settings.get("formula")
+    asked = formula_html(str(asked)) if asked else counts_html(solution.problem.formula)
+    return (
+        f"asked for {asked} · {x[0]:.1f}–{x[-1]:.1f}° 2θ, {len(x)} points · "
+        f"{escape(beam.name or 'λ')} {beam.main:.5f} Å"
+    )
+
+
+def verdict(solution: Solution, settings: Sequence[Setting]) -> str:
+    """What is thought of the answer: words first, the number second, then the reasons."""
+    best = ""
+    if solution.fits:
+        fit = solution.fits[0]
+        formula = formula_html(fit.structure.composition.reduced_formula)
+        known = f" · known: {escape(fit.known)}" if fit.known else ""
+        best = (
+            f'<p class="best"><b>{formula}</b>, {symbol_html(fit.space_group_symbol)} '
+            f"({fit.space_group}), {cell_html(settings[0])} Å{known}</p>"
+        )
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in solution.reasons)
+    return (
+        f'<section class="verdict {solution.verdict}">'
+        f'<p class="words">{WORDS[solution.verdict]}</p>{best}'
+        f'<p class="number"><span class="bar"><i style="width:'
+        f'{100 * solution.confidence:.0f}%"></i></span><b>{solution.confidence:.2f}</b> '
+        f"<span>{solution.verdict}: probability that the first structure, or one that this "
+        f"pattern cannot tell from it, is right</span></p><ul>{reasons}</ul></section>"
+    )
+
+
+def plot(solution: Solution, settings: Sequence[Setting], pattern: Pattern | None) -> str:
+    """An SVG, which the script replaces by a plot that zooms and has a choice."""
+    if not solution.fits:
+        shown = pattern or solution.problem.pattern
+        return f"<figure>{drawing(shown.two_theta, shown.intensity)}</figure>"
+    beam = solution.fits[0].radiation
+    curves = curves_of(solution.fits, pattern)
+    marks = [lines_of(s, fit) for s, fit in zip(settings, solution.fits, strict=True)]
+    still = drawing(
+        curves.two_theta, curves.observed, curves.calculated[0], [x for x, _ in marks[0]]
+    )
+    data = {
+        "two_theta": _encoded(curves.two_theta.astype("<f4")),
+        "observed": _steps(curves.observed),
+        "fits": [
+            {"calculated": _steps(c), "lines": [[round(x, 3), *hkl] for x, hkl in lines]}
+            for c, lines in zip(curves.calculated, marks, strict=True)
+        ],
+        "wavelength": beam.main,
+        "abscissa": f"2θ (°), λ = {beam.main:.5f} Å",
+        "ordinate": curves.unit,
+    }
+    return (
+        f'<figure class="pattern">{_controls(solution.fits)}{still}'
+        '<canvas tabindex="0" role="img" aria-label="observed and calculated pattern; '
+        f'arrow keys move and zoom"></canvas><output data-hint="{escape(HINT)}"></output>'
+        f"<figcaption>{_keys()}</figcaption>"
+        f'<script type="application/json">{_json(data)}</script></figure>'
+    )
+
+
+def _controls(fits: Sequence[Fit]) -> str:
+    options = "".join(
+        f'<option value="{i}">{i + 1} · {fit.structure.composition.reduced_formula} '
+        f"{escape(fit.space_group_symbol)}, residual {fit.residual:.3f}</option>"
+        for i, fit in enumerate(fits)
+    )
+    return (
+        f'<div class="controls"><label>structure <select>{options}</select></label>'
+        '<label><input type="checkbox"> root of intensity</label></div>'
+    )
+
+
+def _keys() -> str:
+    return "".join(
+        f'<span class="key" style="background:var(--{name})"></span>{word}'
+        for name, word in KEYS
+    )
+
+
+def _encoded(values: np.ndarray) -> str:
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def _steps(values: Curve) -> dict[str, Any]:
+    """A curve in 65,536 steps between its ends: two bytes a point."""
+    low, high = float(values.min()), float(values.max())
+    steps = np.rint((values - low) / ((high - low) or 1) * 65535).astype("<u2")
+    return {"low": low, "high": high, "steps": _encoded(steps)}
+
+
+def _json(data: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

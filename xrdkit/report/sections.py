@@ -1,0 +1,191 @@
+"""The sections of a report below its plot: candidates, structure, limits, provenance."""
+
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from html import escape
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from xrdkit import __version__
+from xrdkit.report.markup import (
+    cell_html,
+    formula_html,
+    list_html,
+    symbol_html,
+    table_html,
+)
+from xrdkit.report.setting import Setting
+from xrdkit.report.tables import sites_text, solution_rows
+from xrdkit.types import Fit, Pattern, Solution
+
+PROGRAMS = ("torch", "pymatgen", "spglib", "gemmi", "numpy")
+SHELL = 1.25  # neighbours up to this multiple of the shortest distance are shown
+GUIDE = """<details><summary>How to read this page</summary>
+<p><b>Residual</b>: profile residual on the prepared pattern (background taken off, maximum
+one); 0 is perfect. It is not an <i>R</i><sub>wp</sub>. <b>Score</b>: logarithm of the
+posterior probability up to a constant; higher is better, and only differences within this
+page mean something. <b>Group</b>: structures of one group cannot be told apart by this
+pattern; a coloured edge marks the first group.</p>
+<p><b>Unexplained</b>: share of the observed intensity above background that lies above the
+calculated profile; lines of another phase show up here. <b>Origin</b>: where the candidate
+comes from, usually a structure type with its formula, space group and Wyckoff sites.
+<b>Known</b>: this compound is known in this structure type.</p>
+<p>Cells and sites are in the reference setting of International Tables A. Coordinates are
+refined within the space group; displacement parameters differ from usual values by one
+overall <i>B</i> only. Refine them by Rietveld's method before you publish.</p></details>"""
+
+
+def candidates(solution: Solution, settings: Sequence[Setting]) -> str:
+    """All structures that were kept; those of the first group are marked."""
+    rows = [
+        [
+            str(row["rank"]),
+            f"{symbol_html(row['space_group'])}&nbsp;({row['number']})"
+            f"<small>{escape(sites_text(row['wyckoff']))}</small>",
+            cell_html(setting),
+            f"{row['volume']:.1f}",
+            f"{row['residual']:.3f}",
+            f"{row['score']:.1f}",
+            f"{100 * row['unexplained']:.0f}&nbsp;%",
+            escape(row["origin"]),
+            escape(row["known"]) or "–",
+            str(row["group"]),
+        ]
+        for row, setting in zip(solution_rows(solution), settings, strict=True)
+    ]
+    heads = ("", "space group, sites", "cell (Å)", "V (Å³)", "residual", "score",
+             "unexplained", "origin", "known", "group")  # fmt: skip
+    first = solution.groups[0] if solution.groups else ()
+    table = table_html(heads, rows, numbers=(0, 3, 4, 5, 6, 9), marked=first)
+    return f"<h2>Candidates</h2>{table}"
+
+
+def structure(fit: Fit, setting: Setting) -> str:
+    """Cell and sites of a structure, with the nearest neighbours of each site."""
+    rows = [
+        [
+            site.label,
+            f"{site.multiplicity}<i>{site.wyckoff}</i>",
+            *(f"{x:.4f}" for x in site.frac),
+            f"{site.occupancy:.3g}",
+            f"{site.u_iso:.4f}",
+            ", ".join(neighbours(setting, site.frac)),
+        ]
+        for site in setting.sites
+    ]
+    heads = ("site", "Wyckoff", "x", "y", "z", "occupancy", "<i>U</i><sub>iso</sub> (Å²)",
+             "nearest neighbours (Å)")  # fmt: skip
+    quality = "".join(
+        f", {escape(name)} {value:.2f} %" for name, value in fit.r_values.items()
+    )
+    said = (
+        f"{formula_html(setting.composition.reduced_formula)}, "
+        f"{symbol_html(setting.symbol)} ({setting.number}), {cell_html(setting)} Å, "
+        f"<i>V</i>&nbsp;{setting.structure.volume:.2f} Å³, <i>Z</i>&nbsp;{setting.units}, "
+        f"{float(setting.structure.density):.2f} g/cm³; "
+        f"profile residual {fit.residual:.4f}{quality}"
+    )
+    table = table_html(heads, rows, numbers=(2, 3, 4, 5, 6))
+    return f"<h2>Structure of the first</h2><p>{said}</p>{table}"
+
+
+def neighbours(setting: Setting, frac: Float[np.ndarray, "3"]) -> list[str]:
+    """First shell of a place, up to 1.25 × the shortest distance: "4 × O 1.949"."""
+    place = setting.structure.lattice.get_cartesian_coords(frac)
+    for radius in (3.0, 5.0, 8.0, 20.0):
+        around = setting.structure.get_sites_in_sphere(place, radius)
+        found = sorted((n.nn_distance, n.species_string) for n in around)
+        found = [(d, name) for d, name in found if d > 0.05]
+        if found and SHELL * found[0][0] <= radius:
+            break
+    shell = [(f"{d:.3f}", name) for d, name in found if d <= SHELL * found[0][0]]
+    counts = {pair: shell.count(pair) for pair in shell}
+    return [
+        f"{n}&nbsp;×&nbsp;" * (n > 1) + f"{escape(name)}&nbsp;{d}"
+        for (d, name), n in counts.items()
+    ]
+
+
+def limits(fit: Fit) -> str:
+    """What the pattern decides of a structure and what it does not."""
+    if not (fit.determined or fit.undetermined):
+        return ""
+    return (
+        '<h2>What this pattern says</h2><div class="two">'
+        f"<div><h3>determined by the pattern</h3>{list_html(fit.determined)}</div>"
+        "<div><h3>carried over from the structure type, not determined</h3>"
+        f"{list_html(fit.undetermined)}</div></div>"
+    )
+
+
+def unexplained(solution: Solution) -> str:
+    """Intensity that the first structure leaves, and what might explain it."""
+    said = (
+        f"<p>{100 * solution.fits[0].unexplained:.1f} % of the intensity above background "
+        "lies above the calculated profile of the first structure.</p>"
+    )
+    rows = [[formula_html(name), f"{100 * part:.0f} %"] for name, part in solution.foreign]
+    if rows:
+        heads = ("foreign phase", "would explain, of that intensity")
+        said += table_html(heads, rows, numbers=(1,))
+    return f"<h2>Unexplained intensity</h2>{said}"
+
+
+def warnings_of(solution: Solution, pattern: Pattern | None) -> str:
+    """What was noticed in reading and preparing the pattern."""
+    own = pattern.warnings if pattern is not None else ()
+    found = dict.fromkeys((*own, *solution.problem.pattern.warnings))
+    return f"<h2>Warnings of the pattern</h2>{list_html(found)}" if found else ""
+
+
+def provenance(solution: Solution, pattern: Pattern | None) -> str:
+    """Where everything comes from: input, settings, versions, time."""
+    shown = pattern or solution.problem.pattern
+    beam = ", ".join(f"{w:.6f}" for w in shown.radiation.wavelengths)
+    settings = {k: v for k, v in solution.settings.items() if v not in (None, (), "")}
+    given = settings.pop("library", None)
+    entries = {
+        "pattern": shown.name or "–",
+        "radiation": f"{beam} Å, polarisation {shown.radiation.polarisation:g}",
+        "e.s.d.s": shown.sigma_source,
+        **{name.replace("_", " "): plain(value) for name, value in settings.items()},
+        "library": _library(given if given is not None else solution.problem.library),
+        "xrdkit": __version__,
+        "with": ", ".join(f"{name} {_version(name)}" for name in PROGRAMS),
+        "python": platform.python_version(),
+        "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "seconds": ", ".join(f"{k} {v:.1f}" for k, v in solution.seconds.items()) or "–",
+    }
+    items = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
+        for name, value in entries.items()
+    )
+    return f"<h2>Where this comes from</h2><dl>{items}</dl>"
+
+
+def plain(value: Any) -> str:
+    """A setting as a word: numbers short, functions by name, several with commas."""
+    if isinstance(value, tuple | list | frozenset):
+        return ", ".join(plain(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(getattr(value, "__name__", value))
+
+
+def _library(library: Any) -> str:
+    """A path as it was given; of a library what it says of itself."""
+    info = getattr(library, "info", None)
+    if info is None:
+        return "–" if library is None else str(library)
+    return ", ".join(f"{name} {plain(value)}" for name, value in info.items())
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,286 @@
+"""A structure in the reference setting of its space group, site by site.
+
+The reference setting is that of International Tables A: unique axis b, hexagonal axes, the
+origin on the centre of symmetry where there is a choice. CIF, TOPAS, FullProf and the
+report describe a structure this way.
+"""
+
+from dataclasses import dataclass
+from functools import reduce
+from math import gcd
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from xrdkit.crystal import U_ISO, symmetry_dataset, to_structure
+from xrdkit.space_group import quiet_spglib, space_group_types
+from xrdkit.types import Fit
+
+if TYPE_CHECKING:
+    import gemmi
+    from pymatgen.core import Composition, Structure
+    from spglib import SpglibDataset
+
+SYMPREC = 0.1  # Å, as in ranking
+SAME = 1e-3  # largest difference of fractional coordinates of one place
+Matrices = tuple[Int[np.ndarray, "operations 3 3"], Float[np.ndarray, "operations 3"]]
+Species = tuple[tuple[str, float], ...]  # element symbols and occupancies of one place
+
+
+@dataclass(frozen=True)
+class Site:
+    """One element on one orbit of places; elements that share a place share its number.
+
+    ``free`` rows are displacements (fractional) that keep the special position, in reduced
+    row echelon form: each has a one in a column where the others have zero.
+    """
+
+    label: str
+    element: str
+    occupancy: float
+    u_iso: float
+    place: int
+    wyckoff: str
+    multiplicity: int
+    frac: Float[np.ndarray, "3"]
+    free: Float[np.ndarray, "directions 3"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A structure in the reference setting; ``cell`` is a, b, c, α, β, γ in Å and °.
+
+    ``units`` is Z, the number of formula units. ``polar`` rows are the directions along
+    which the origin may be chosen, in reduced row echelon form.
+    """
+
+    structure: "Structure"
+    cell: tuple[float, ...]
+    number: int
+    symbol: str
+    hall: str
+    system: str
+    operations: tuple[str, ...]
+    sites: tuple[Site, ...]
+    units: int
+    polar: Float[np.ndarray, "directions 3"]
+
+    @property
+    def composition(self) -> "Composition":
+        """Contents of one formula unit."""
+        return self.structure.composition / self.units
+
+
+@dataclass(frozen=True)
+class _Orbit:
+    """Places that the space group maps onto each other, by Wyckoff letter."""
+
+    species: Species
+    wyckoff: str
+    frac: Float[np.ndarray, "places 3"]
+
+
+def settings_of(fit: Fit) -> list[Setting]:
+    """Every phase of a fit, the unknown one first."""
+    others = [to_structure(phase.crystal) for phase in fit.phases[1:]]
+    return [
+        reference_setting(structure, _displacements(fit, i))
+        for i, structure in enumerate([fit.structure, *others])
+    ]
+
+
+def _displacements(fit: Fit, phase: int) -> dict[str, float]:
+    """Mean U_iso (Å²) of each element of a phase."""
+    from pymatgen.core import Element
+
+    if phase >= len(fit.phases):
+        return {}
+    crystal = fit.phases[phase].crystal
+    return {
+        Element.from_Z(z).symbol: float(crystal.u_iso[crystal.numbers == z].mean())
+        for z in crystal.numbers.unique().tolist()
+    }
+
+
+def reference_setting(
+    structure: "Structure", u_iso: dict[str, float] | None = None
+) -> Setting:
+    """The structure with its symmetry at 0.1 Å; in P1 where spglib finds none.
+
+    ``u_iso`` are displacement parameters (Å²) by element; without, a usual value stands.
+    """
+    import gemmi
+
+    whole, hall, orbits = _standardised(structure)
+    with quiet_spglib() as spglib:
+        name = spglib.get_spacegroup_type(hall).hall_symbol
+    operations = gemmi.symops_from_hall(name)
+    group = gemmi.find_spacegroup_by_ops(operations)
+    counts: dict[Species, int] = {}
+    for orbit in orbits:
+        counts[orbit.species] = counts.get(orbit.species, 0) + len(orbit.frac)
+    matrices = _matrices(operations)
+    return Setting(
+        whole,
+        tuple(float(value) for value in whole.lattice.parameters),
+        group.number,
+        group.xhm(),
+        group.hall,
+        group.crystal_system_str(),
+        tuple(operation.triplet() for operation in operations),
+        tuple(_sites(orbits, matrices, u_iso or {})),
+        reduce(gcd, counts.values()),
+        _echelon(matrices[0].mean(0).T),
+    )
+
+
+def _standardised(structure: "Structure") -> "tuple[Structure, int, list[_Orbit]]":
+    """The conventional cell, its Hall number, and its orbits."""
+    from pymatgen.core import Structure
+
+    present = [_species(site.species) for site in structure]
+    kinds = sorted(set(present))
+    types = [kinds.index(species) for species in present]
+    found = _dataset((structure.lattice.matrix, structure.frac_coords, types))
+    if found is None:
+        places = np.mod(structure.frac_coords, 1)
+        orbits = [_Orbit(s, "a", p[None]) for s, p in zip(present, places, strict=True)]
+        return structure, 1, orbits
+    given = np.unique(found.mapping_to_primitive, return_index=True)[1]
+    rows = given[found.std_mapping_to_primitive]
+    frac = np.mod(found.std_positions, 1)
+    whole = Structure(found.std_lattice, [structure[i].species for i in rows], frac)
+    owner = found.crystallographic_orbits[rows]
+    orbits = [
+        _Orbit(present[i], found.wyckoffs[i], frac[owner == i]) for i in np.unique(owner)
+    ]
+    orbits.sort(key=lambda orbit: (_pettifor(orbit.species), orbit.wyckoff))
+    return whole, int(found.hall_number), orbits
+
+
+def _pettifor(species: Species) -> float:
+    """Mendeleev number of the first element of a place: metals come before anions."""
+    from pymatgen.core import Element
+
+    return min(float(Element(element).mendeleev_no) for element, _ in species)
+
+
+def _species(composition: "Composition") -> Species:
+    """Elements (without charges) and occupancies of one place."""
+    found: dict[str, float] = {}
+    for kind, amount in composition.items():
+        found[kind.symbol] = found.get(kind.symbol, 0) + float(amount)
+    return tuple(sorted((e, round(n, 4)) for e, n in found.items()))
+
+
+def _dataset(cell: tuple) -> "SpglibDataset | None":
+    """spglib's symmetry of (lattice, positions, types) in the reference setting.
+
+    Where the tolerance is too wide for a consistent answer, narrower ones are tried.
+    """
+    for tolerance in (SYMPREC, SYMPREC / 5, SYMPREC / 100):
+        found = symmetry_dataset(cell, tolerance)
+        if found is not None and found.hall_number != reference_hall(found.number):
+            found = symmetry_dataset(cell, tolerance, reference_hall(found.number))
+        if found is not None and _consistent(found):
+            return found
+    return None
+
+
+def _consistent(found: "SpglibDataset") -> bool:
+    """Whether the given and the standard cell reduce to as many atoms."""
+    return bool(found.mapping_to_primitive.max() == found.std_mapping_to_primitive.max())
+
+
+def reference_hall(space_group: int) -> int:
+    """spglib's Hall number of the reference setting: origin choice 2 where there is one."""
+    with quiet_spglib() as spglib:
+        halls = [
+            hall
+            for hall, (number, *_) in enumerate(space_group_types(), 1)
+            if number == space_group
+        ]
+        second = [h for h in halls if spglib.get_spacegroup_type(h).choice == "2"]
+    return (second or halls)[0]
+
+
+def _sites(orbits: list[_Orbit], group: Matrices, u_iso: dict[str, float]) -> list[Site]:
+    """Every element of every orbit, labelled by element and number."""
+    found: list[Site] = []
+    for place, orbit in enumerate(orbits):
+        frac, free = _special_position(orbit.frac, group)
+        for element, occupancy in orbit.species:
+            number = 1 + sum(site.element == element for site in found)
+            found.append(
+                Site(
+                    f"{element}{number}",
+                    element,
+                    occupancy,
+                    u_iso.get(element, U_ISO),
+                    place,
+                    orbit.wyckoff,
+                    len(orbit.frac),
+                    frac,
+                    free,
+                )
+            )
+    return found
+
+
+def _special_position(
+    places: Float[np.ndarray, "places 3"], group: Matrices
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "directions 3"]]:
+    """The plainest place of an orbit: smallest constants, as in x, x, x, then smallest sum.
+
+    Exactly on its special position, with the directions that stay on it.
+    """
+
+    def plain(found: tuple[np.ndarray, np.ndarray]) -> tuple[float, ...]:
+        constant = np.abs(position_constants(*found)).sum()
+        return (constant.round(4), found[0].sum().round(4), *found[0].round(4))
+
+    return min((_on_position(frac, group) for frac in places), key=plain)
+
+
+def position_constants(
+    frac: Float[np.ndarray, "3"], free: Float[np.ndarray, "directions 3"]
+) -> Float[np.ndarray, "3"]:
+    """What coordinates are beside multiples of the free ones: 1/4 in x, x+1/4, z."""
+    return frac - frac[(free != 0).argmax(1)] @ free
+
+
+def _on_position(
+    frac: Float[np.ndarray, "3"], group: Matrices
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "directions 3"]]:
+    """The place exactly on its special position, and the directions that stay on it."""
+    rotations, translations = group
+    moved = rotations @ frac + translations
+    lattice = np.rint(moved - frac)
+    fixed = (np.abs(moved - lattice - frac) < SAME).all(1)
+    exact = (moved - lattice)[fixed].mean(0)
+    return np.mod(exact.round(9), 1), _echelon(rotations[fixed].mean(0).T)
+
+
+def _matrices(operations: "gemmi.GroupOps") -> Matrices:
+    """Rotations and translations of all operations, centring included."""
+    every = list(operations)
+    rotations = np.array([np.array(op.rot) // op.DEN for op in every])
+    return rotations, np.array([np.array(op.tran) / op.DEN for op in every])
+
+
+def _echelon(rows: Float[np.ndarray, "rows 3"]) -> Float[np.ndarray, "directions 3"]:
+    """Reduced row echelon form of the space that rows span, without zero rows."""
+    rows, done = rows.astype(float), 0
+    for column in range(3):
+        if done == len(rows):
+            break
+        best = done + int(np.abs(rows[done:, column]).argmax())
+        if abs(rows[best, column]) < 1e-6:
+            continue
+        rows[[done, best]] = rows[[best, done]]
+        rows[done] /= rows[done, column]
+        others = np.arange(len(rows)) != done
+        rows[others] -= np.outer(rows[others, column], rows[done])
+        done += 1
+    return rows[:done].round(6) + 0.0

@@ -1,0 +1,103 @@
+"""A Solution as rows, as a text and as a CSV file."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xrdkit.files import write_text
+from xrdkit.types import Fit, Solution
+
+HEADS = (
+    "rank", "space_group", "number", "wyckoff", "a", "b", "c", "alpha", "beta", "gamma",
+    "volume", "residual", "score", "unexplained", "origin", "known", "group",
+)  # fmt: skip
+
+
+def solution_rows(solution: Solution) -> list[dict[str, Any]]:
+    """One row per fit: space group, sites, cell (Å, °), volume (Å³), residual, score.
+
+    Rows of one ``group`` cannot be told apart by the pattern.
+    """
+    group = {i: g for g, fits in enumerate(solution.groups, 1) for i in fits}
+    return [
+        fit_row(fit, rank, group.get(rank - 1, ""))
+        for rank, fit in enumerate(solution.fits, 1)
+    ]
+
+
+def fit_row(fit: Fit, rank: int = 1, group: int | str = "") -> dict[str, Any]:
+    """One row of the table of a solution."""
+    cell = fit.structure.lattice
+    lengths = {name: round(getattr(cell, name), 4) for name in ("a", "b", "c")}
+    angles = {name: round(getattr(cell, name), 3) for name in ("alpha", "beta", "gamma")}
+    return {
+        "rank": rank,
+        "space_group": fit.space_group_symbol,
+        "number": fit.space_group,
+        "wyckoff": fit.wyckoff,
+        **lengths,
+        **angles,
+        "volume": round(cell.volume, 2),
+        "residual": round(fit.residual, 4),
+        "score": round(fit.score, 3),
+        "unexplained": round(fit.unexplained, 4),
+        "origin": fit.origin,
+        "known": fit.known,
+        "group": group,
+    }
+
+
+def solution_text(solution: Solution, limit: int = 10) -> str:
+    """The first structures as a table, then the verdict, its confidence and its reasons."""
+    rows = solution_rows(solution)
+    shown = [
+        {
+            "": row["rank"],
+            "space group": f"{row['space_group']} ({row['number']})",
+            "sites": sites_text(row["wyckoff"]),
+            "cell (Å, °)": cell_text(row),
+            "V (Å³)": f"{row['volume']:.1f}",
+            "residual": f"{row['residual']:.3f}",
+            "score": f"{row['score']:.1f}",
+            "origin": row["origin"],
+        }
+        for row in rows[:limit]
+    ]
+    lines = [text_table(shown)] if shown else ["no structure found"]
+    if len(rows) > limit:
+        lines.append(f"… and {len(rows) - limit} more")
+    lines.append(f"verdict: {solution.verdict}, confidence {solution.confidence:.2f}")
+    return "\n".join([*lines, *(f"  {reason}" for reason in solution.reasons)])
+
+
+def sites_text(wyckoff: str) -> str:
+    """Wyckoff sites with equal ones counted: "O 4e, O 4e, Ti 2a" -> "2×O 4e, Ti 2a"."""
+    counts = Counter(filter(None, wyckoff.split(", ")))
+    return ", ".join(f"{n}×{site}" if n > 1 else site for site, n in counts.items())
+
+
+def cell_text(row: dict[str, Any]) -> str:
+    """Lengths, and the angles that are not 90°."""
+    lengths = " ".join(f"{row[name]:.3f}" for name in ("a", "b", "c"))
+    named = zip("αβγ", (row["alpha"], row["beta"], row["gamma"]), strict=True)
+    return " ".join([lengths, *(f"{n}={x:.2f}" for n, x in named if abs(x - 90) > 0.005)])
+
+
+def text_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of equal keys as aligned columns under their names."""
+    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ([w.ljust(n) for w, n in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+def write_csv(solution: Solution, path: str | Path) -> Path:
+    """The table of ranked structures as CSV."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, HEADS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(solution_rows(solution))
+    return write_text(path, text.getvalue())
