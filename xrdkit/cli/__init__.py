@@ -85,6 +85,31 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
         default=[],
         help="formula to leave out; may be repeated",
     )
+    sub.add_argument(
+        "--phase",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="CIF file or formula of a phase known to be in the sample; may be repeated",
+    )
+    sub.add_argument(
+        "--exclude-range",
+        type=span,
+        action="append",
+        default=[],
+        metavar="LOW,HIGH",
+        help="2θ in ° to leave out; may be repeated",
+    )
+    sub.add_argument("--range", type=span, metavar="LOW,HIGH", help="2θ in ° to use")
+    sub.add_argument("--sources", nargs="+", help="default: all, as they are needed")
+    sub.add_argument(
+        "--for",
+        nargs="+",
+        dest="programs",
+        default=[],
+        choices=("topas", "fullprof"),
+        help="also write the input of these Rietveld programs",
+    )
     sub.add_argument("--candidates", type=positive, default=20, help="structures to keep")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--device", help="cpu, cuda … (default: cpu)")
@@ -95,8 +120,8 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
 
 
 def run_solve(args: argparse.Namespace) -> None:
-    """Read, solve, print the table, write CIFs and CSV."""
-    from xrdkit.pattern import read
+    """Read, solve, print the table, write CIFs, CSV, report and what else is asked for."""
+    from xrdkit.pattern import crop, exclude, read
     from xrdkit.report import check_output, solution_text, write_solution
     from xrdkit.solve import solve
 
@@ -104,14 +129,19 @@ def run_solve(args: argparse.Namespace) -> None:
     folder = Path(args.out or f"{path.stem}_xrdkit")
     check_output(folder, path.stem, args.overwrite)
     pattern = read(path, wavelength=wavelength(args.wavelength))
+    pattern = crop(pattern, *args.range) if args.range else pattern
+    pattern = exclude(pattern, *args.exclude_range)
+    sources = {"sources": tuple(args.sources)} if args.sources else {}
     solution = solve(
         pattern,
         args.formula,
+        phases=tuple(args.phase),
         contents=args.contents,
         cell=args.cell,
         space_group=number(args.space_group),
         library=args.library,
         exclude=tuple(args.exclude),
+        **sources,
         candidates=args.candidates,
         seed=args.seed,
         device=args.device,
@@ -120,7 +150,9 @@ def run_solve(args: argparse.Namespace) -> None:
     for warning in solution.problem.pattern.warnings:
         print(f"xrdkit: warning: {warning}", file=sys.stderr)
     print(solution_text(solution))
-    written = write_solution(solution, folder, path.stem)
+    written = write_solution(
+        solution, folder, path.stem, pattern=pattern, programs=args.programs
+    )
     print(f"{len(written)} files in {folder}")
 
 
