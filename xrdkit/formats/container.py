@@ -18,7 +18,7 @@ LARGEST = 20  # MB of a file and of a member of a zip
 MEMBERS = 2000
 UNPACKED = 100  # MB of all members together
 RATIO = 200  # unpacked to packed, above 1 MB
-MARKS = 1_500_000  # "<" and "=" in XML
+MARKS = 400_000  # "<" and "=" in XML
 DEEPEST = 100  # elements within each other
 LINES = 500_000  # of a text
 POINTS = 1_000_000  # of a file
