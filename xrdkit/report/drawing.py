@@ -72,7 +72,7 @@ def _marks(places: list[float], top: float | int) -> str:
     return f'<path d="{path}" {_stroke("ticks")}/>'
 
 
-def _scale(first: float, across: float, bottom: int, width: int) -> list[str]:
+def _scale(first: float, across: float | int, bottom: int, width: int) -> list[str]:
     """The axis with a number every 1, 2, 5, 10 … degrees."""
     span = (width - 2 * LEFT) / across
     step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if span / s <= 10)
@@ -85,7 +85,7 @@ def _scale(first: float, across: float, bottom: int, width: int) -> list[str]:
     return [*parts, _label(width - LEFT - 18, bottom, "2θ (°)")]
 
 
-def _label(place: float, bottom: int, text: str) -> str:
+def _label(place: float | int, bottom: int, text: str) -> str:
     return (
         f'<text x="{place:.1f}" y="{bottom + 17}" text-anchor="middle" font-size="12" '
         f'fill="currentColor">{text}</text>'
