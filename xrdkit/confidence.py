@@ -41,16 +41,16 @@ MATCHED = 0.5  # of a line's height that the calculated profile must reach
 OFF, OBSERVATIONS = 0.5, 120  # prior width of ln scattering power; independent points
 AHEAD = 40.0  # a larger lead says no more
 
-BIAS = 6.1
+BIAS = 5.8
 WEIGHTS = {
-    "missing": -1.29,
-    "unmatched": -0.48,
-    "rival": -0.76,
-    "crowded": -1.48,
-    "electrons": -0.60,
-    "volume": -1.13,
-    "close": -0.85,
-    "texture": -1.05,
+    "missing": -1.11,
+    "unmatched": -0.52,
+    "rival": -0.70,
+    "crowded": -1.53,
+    "electrons": -0.67,
+    "volume": -0.96,
+    "close": -0.81,
+    "texture": -0.78,
 }
 
 TERMS: dict[str, Callable[[Mapping[str, float]], float]] = {
