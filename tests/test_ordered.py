@@ -190,6 +190,19 @@ def test_merges_keep_anions_apart_and_begin_with_like_elements():
     assert ordered.merges({26: 1.0}) == []
 
 
+@pytest.mark.parametrize(
+    ("formula", "group", "empty"),
+    [
+        ({38: 1.0, 26: 1.0, 8: 2.5}, (0, 8), 0.5),
+        ({57: 0.7, 25: 1.0, 8: 3.0}, (0, 57), 0.3),
+        ({57: 0.6, 38: 0.3, 25: 1.0, 8: 3.0}, (0, 38, 57), 0.1),
+    ],
+)
+def test_what_a_formula_lacks_of_whole_sites_are_vacancies(formula, group, empty):
+    found = [m for m in ordered.merges(formula) if group in m.groups]
+    assert any(m.contents.get(0) == pytest.approx(empty) for m in found)
+
+
 @pytest.mark.parametrize(("rare", "other"), [("La", "Ce"), ("La", "Y"), ("Y", "Ba")])
 def test_layers_of_two_metals_are_found_from_the_type_with_one(rare, other):
     truth = layered(rare, other)
@@ -274,7 +287,7 @@ def test_fractional_formula_gets_mixed_sites_with_its_shares():
 
 
 def test_shares_that_a_small_supercell_realises_are_ordered_too():
-    asked = problem(perovskite_of_two("La", "Sr", 0.5), library_of("SrTiO3"))
+    asked = problem(perovskite_of_two("La", "Ba", 0.5), library_of("SrTiO3"))
     kinds = {c.origin.split(", ")[1] for c in proposed(asked)}
     assert {"disordered", "ordered 2×"} <= kinds
 
@@ -294,7 +307,7 @@ def test_candidates_keep_to_the_composition_and_the_count():
     for candidate in candidates:
         shares = to_structure(candidate.crystal).composition.fractional_composition
         assert shares.get_el_amt_dict() == pytest.approx({"Cu": 0.75, "Au": 0.25}, abs=1e-4)
-    assert len(proposed(asked, 5)) == 5
+    assert len(candidates) > 1 == len(proposed(asked, 1))
 
 
 def test_pose_of_the_library_and_order_of_the_formula_change_nothing():

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
-from math import isclose
+from math import ceil, isclose
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ UNEXPLAINED = 0.05  # residual above which parents are tried
 TWINS = 2  # difference of atomic numbers that a powder pattern hardly sees
 INDEX, ATOMS, EACH = 4, 20, 200  # supercells, atoms in them, orderings of one parent
 ORDERED = 1.0  # lost in the prior by an ordering, beside what merging costs
-KEPT = 80  # orderings put up
+KEPT, MARGIN = 80, 40.0  # orderings put up; their log posterior below that of the best
 WHOLE = 0.01  # what a number of atoms may be off a whole number
 Q_MAX = 4.5  # 1/Å, for the comparison of orderings: superlattice lines come early
 STAGES = (Stage(0.012, 2.5, 6, False, False, 20), Stage(0.005, 3.0, 5, True, True, 20))
@@ -73,13 +73,13 @@ class Merge:
 
 @dataclass(frozen=True)
 class Parent:
-    """A library member (row, geometry) whose slots hold groups of elements.
+    """A library member of some type (kind) whose slots hold groups of elements.
 
     ``contents`` are the sites of each element in its primitive cell (0: vacancies),
     ``indices`` the supercells in which they are whole numbers.
     """
 
-    row: int
+    kind: int
     filling: Filling
     contents: dict[int, float]
     indices: tuple[int, ...]
@@ -89,11 +89,6 @@ class Parent:
     space_group: int
     label: str
     prior: float
-
-    @property
-    def occupied(self) -> float:
-        """Atoms in the primitive cell."""
-        return sum(n for z, n in self.contents.items() if z)
 
 
 def amounts(formula: dict[str, float]) -> dict[int, float]:
@@ -106,7 +101,8 @@ def amounts(formula: dict[str, float]) -> dict[int, float]:
 def merges(formula: dict[int, float]) -> list[Merge]:
     """Ways to merge species, chemically alike ones first; then species with vacancies.
 
-    Anions are merged with anions, other elements with each other.
+    Anions are merged with anions, other elements with each other. Where a formula lacks a
+    part of a whole number of sites, the rest are vacancies.
     """
     scale = mendeleev_numbers()
 
@@ -115,14 +111,26 @@ def merges(formula: dict[int, float]) -> list[Merge]:
 
     elements = sorted(formula)
     alone = tuple((z,) for z in elements)
-    merged = sorted((p for p in partitions(elements) if p != alone), key=unlike)
-    found = [Merge(groups, formula) for groups in merged[:MERGES]]
+    every = [filled_up(p, formula) for p in sorted(partitions(elements), key=unlike)]
+    found = [m for m in every if m.groups != alone][:MERGES]
     for z in elements if len(elements) > 1 else ():
         groups = tuple((0, z) if one == (z,) else one for one in alone)
         found += [
             Merge(groups, {**formula, 0: formula[z] * (1 / share - 1)}) for share in FILLED
         ]
     return found
+
+
+def filled_up(groups: Filling, formula: dict[int, float]) -> Merge:
+    """A merge, with vacancies if the sites of one of its groups are no whole number."""
+    sites = [sum(formula[z] for z in group) for group in groups]
+    empty = [ceil(n - WHOLE) - n for n in sites]
+    short = [i for i, n in enumerate(empty) if n > WHOLE]
+    if len(short) != 1:
+        return Merge(groups, formula)
+    (i,) = short
+    filled = (*groups[:i], (0, *groups[i]), *groups[i + 1 :])
+    return Merge(filled, {**formula, 0: empty[i]})
 
 
 def partitions(elements: list[int]) -> list[Filling]:
@@ -232,8 +240,9 @@ def parent_of(
     atoms = library.atoms(row)
     lattice, frac = library.lattice[row].astype(float), library.frac[atoms].astype(float)
     lattice *= (hits.volume[i] * len(frac) / abs(np.linalg.det(lattice))) ** (1 / 3)
+    kind = int(library.kind[row])
     return Parent(
-        row,
+        kind,
         filling,
         contents,
         indices,
@@ -241,7 +250,7 @@ def parent_of(
         frac,
         library.slot[atoms].astype(int),
         int(library.space_group[row]),
-        library.type_label[library.kind[row]],
+        library.type_label[kind],
         log_prior(library, row, filling),
     )
 
@@ -266,20 +275,24 @@ def mixed(parent: Parent) -> Candidate:
 def refined(
     problem: Problem, chosen: list[Parent], device: torch.device
 ) -> Iterator[Progress]:
-    """Yield progress; return the parents with refined cells and sites, best fit first."""
+    """Yield progress; return the parents with refined cells and sites, best fit first.
+
+    Of one type and filling the best alone is left.
+    """
     pool = [mixed(parent) for parent in chosen]
     fits = yield from refine_steps(
         problem.pattern, pool, phases=problem.phases, stages=STAGES, device=device
     )
-    found = []
+    found: dict[tuple[int, Filling], Parent] = {}
     for fit in sorted(fits, key=lambda f: f.residual):
         phase = fit.phases[0]
         # refinement changes crystals but hands the symmetry of each candidate on
         i = next(i for i, c in enumerate(pool) if c.symmetry is phase.symmetry)
         lattice, frac = phase.crystal.lattice[0].double(), phase.crystal.frac.double()
-        first = places(frac.numpy())[0]
-        found.append(replace(chosen[i], lattice=lattice.numpy(), frac=frac.numpy()[first]))
-    return found
+        sites = frac.numpy()[places(frac.numpy())[0]]
+        parent = replace(chosen[i], lattice=lattice.numpy(), frac=sites)
+        found.setdefault((parent.kind, parent.filling), parent)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -408,7 +421,7 @@ def propose(
     spent = time.monotonic() - started
     yield Progress("ordered", len(found), count, message=note, seconds=spent)
     if every:
-        for i in best_orderings(problem, every, device)[:KEPT]:
+        for i in best_orderings(problem, every, device):
             found = [*found, *ordered_candidates(problem, every[i])][:count]
     return found
 
@@ -416,7 +429,10 @@ def propose(
 def best_orderings(
     problem: Problem, every: list[Ordering], device: torch.device
 ) -> list[int]:
-    """Indices of orderings by how well they explain the pattern, and their prior."""
+    """Indices of the orderings that explain the pattern best, with regard to their prior.
+
+    At most KEPT, none of them worse than the best by more than MARGIN in score.
+    """
     stage = STAGES[-1]
     width = typical_fwhm(problem.pattern)
     grid = make_grid(
@@ -426,4 +442,5 @@ def best_orderings(
     residual = residuals(every, grid, device)
     prior = np.array([one.parent.prior for one in every])
     score = log_evidence(residual, np.zeros(len(every)), len(grid)) + prior
-    return np.argsort(-score, kind="stable").tolist()
+    best = np.argsort(-score, kind="stable")[:KEPT]
+    return best[score[best] > score.max() - MARGIN].tolist()
