@@ -14,7 +14,6 @@ HOLOHEDRY = {  # space group of a lattice of points: Bravais symbol
     139: "tI", 166: "hR", 191: "hP", 221: "cP", 225: "cF", 229: "cI",
 }  # fmt: skip
 SAME_EDGE, SAME_ANGLE = 0.02, 2.0  # relative, degrees
-POINTS = {letter: round(1 / np.linalg.det(rows)) for letter, rows in CENTRING.items()}
 
 
 def parameters(lattice: Rows) -> tuple[float, ...]:
@@ -80,13 +79,3 @@ def superlattices(index: int) -> Int[np.ndarray, "cells 3 3"]:
         for x, y, z in product(range(b), range(c), range(c)):
             found.append([[a, x, y], [0, b, z], [0, 0, c]])
     return np.array(found)
-
-
-def lattice_rows(cell: tuple[float, ...]) -> Rows:
-    """Lattice rows (Å) of a, b, c (Å), α, β, γ (°)."""
-    a, b, c = cell[:3]
-    alpha, beta, gamma = np.cos(np.radians(cell[3:]))
-    metric = np.outer(cell[:3], cell[:3]) * np.array(
-        [[1, gamma, beta], [gamma, 1, alpha], [beta, alpha, 1]]
-    )
-    return np.linalg.cholesky(metric)

@@ -46,6 +46,7 @@ LINES = ROUNDS[-1][0]
 ZERO = 0.06  # °, standard deviation of the zero error
 BLOCK = 1000  # cells improved at once
 PRICE = 2.0  # lost in the figure by each free parameter
+LONGEST = 60.0  # Å, largest spacing of lattice planes
 
 Hkl = Float[Tensor, "reflections 3"]
 Forms = Float[Tensor, "forms parameters"]
@@ -76,21 +77,22 @@ class Lines:
 
 @dataclass(frozen=True)
 class Trials:
-    """Cells of one Bravais lattice: metric, zero error (°), figure of merit, lines up to Q."""
+    """Cells of one Bravais lattice: metric (Å⁻²), zero error (°), figure of merit."""
 
     metric: Metrics
     zero: Float[Tensor, " cells"]
     figure: Float[Tensor, " cells"]
-    lines: Float[Tensor, " cells"]
 
     def __len__(self) -> int:
         return len(self.zero)
 
     def best(self, count: int) -> "Trials":
         """The trials of highest figure."""
-        index = self.figure.argsort(descending=True)[:count]
-        parts = (self.metric, self.zero, self.figure, self.lines)
-        return Trials(*(part[index] for part in parts))
+        return self.select(self.figure.argsort(descending=True)[:count])
+
+    def select(self, index: Tensor) -> "Trials":
+        """The trials of these indices."""
+        return Trials(self.metric[index], self.zero[index], self.figure[index])
 
 
 def quadratic_forms(hkl: Hkl, system: str) -> Forms:
@@ -161,8 +163,12 @@ def random_volumes(
     """Primitive volumes (Å³), log-uniform within bounds or near multiples of ``unit``."""
     low, high = bounds
     if unit is not None and 1.2 * high > unit:
-        multiples = torch.arange(max(1, round(low / 1.3 / unit)), int(1.2 * high / unit) + 1)
-        drawn = torch.multinomial(1 / multiples, count, replacement=True, generator=generator)
+        multiples = torch.arange(
+            max(1, round(low / 1.3 / unit)), int(1.2 * high / unit) + 1
+        )
+        drawn = torch.multinomial(
+            1 / multiples, count, replacement=True, generator=generator
+        )
         spread = torch.randn(count, generator=generator) * 0.15
         return unit * multiples[drawn] * spread.exp()
     if unit is not None:
@@ -236,7 +242,9 @@ def log_odds(
     density = 2 * dimension * (count[:, None] + 0.5) * power
     x = misfit.abs() / lines.slope
     chance = density * torch.exp(-(density * x).clamp(max=30)) + 1e-12
-    match = math.sqrt(2 / math.pi) / sigma * torch.exp(-0.5 * (x / sigma) ** 2)
+    match = (
+        math.sqrt(2 / math.pi) / sigma * torch.exp(-0.5 * (x / sigma).clamp(max=10) ** 2)
+    )
     odds = lines.foreign + (1 - lines.foreign) * match / chance
     return odds.log().sum(1)
 
@@ -246,7 +254,7 @@ def improved(
 ) -> Trials:
     """One round of least squares with each line at the nearest calculated one.
 
-    ``off`` is how far the metric may be off (relative); a zero error is free with ``shift``.
+    ``off`` is how far the metric may be off (relative); ``shift`` frees the zero error.
     """
     index, misfit, _ = _nearest(trials, forms, lines)
     error = 1.5 * lines.sigma * lines.slope + off * lines.q
@@ -284,9 +292,11 @@ def judged(
     dimension = 1.0 if system == "c" else 1.5
     figure = log_odds(misfit, count, lines, dimension=dimension, blur=blur)
     least = torch.linalg.eigvalsh(reciprocal_metric(trials.metric, system))[:, 0]
-    figure = torch.where(least > 1e-5, figure, -torch.inf).nan_to_num(-torch.inf, -torch.inf)
+    figure = torch.where(least > LONGEST**-2, figure, -torch.inf).nan_to_num(
+        -torch.inf, -torch.inf
+    )
     price = PRICE * trials.metric.shape[1]
-    return replace(trials, figure=figure - price, lines=count.float())
+    return replace(trials, figure=figure - price)
 
 
 def search(
@@ -305,7 +315,7 @@ def search(
     found = []
     for start in random_metrics(bravais, volume, generator).split(BLOCK):
         none = start.new_zeros(len(start))
-        trials = Trials(start, none, none, none)
+        trials = Trials(start, none, none)
         found.append(_descent(trials, forms_of(bravais), lines, system).best(keep))
     return joined(found).best(keep)
 
@@ -331,15 +341,13 @@ def _descent(trials: Trials, forms: Forms, lines: Lines, system: str) -> Trials:
 
 def joined(parts: list[Trials]) -> Trials:
     """Several lists of one Bravais lattice as one."""
-    names = ("metric", "zero", "figure", "lines")
+    names = ("metric", "zero", "figure")
     return Trials(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 def polished(trials: Trials, bravais: str, lines: Lines) -> Trials:
     """Trials refined against these lines, and judged on them."""
-    good = trials.figure > -torch.inf
-    parts = (trials.metric, trials.zero, trials.figure, trials.lines)
-    trials = Trials(*(part[good] for part in parts))
+    trials = trials.select(trials.figure > -torch.inf)
     if not len(trials):
         return trials
     values = trials.metric @ forms_of(bravais).T
@@ -347,4 +355,4 @@ def polished(trials: Trials, bravais: str, lines: Lines) -> Trials:
     for off in (0.003, 0.001, 0.0):
         trials = improved(trials, forms, lines, bravais[0], off, shift=True)
     trials = judged(trials, forms, lines, bravais[0])
-    return trials.best(int((trials.figure > -torch.inf).sum()))
+    return trials.select(trials.figure > -torch.inf)
