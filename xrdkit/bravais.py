@@ -1,4 +1,4 @@
-"""Lattices as lattices: Bravais type, standard setting, equality, relations between them."""
+"""Lattices as such: Bravais type, standard setting, equality, superlattices."""
 
 from itertools import product
 

@@ -214,14 +214,14 @@ def _unit_metric(cosines: Float[Tensor, "cells 3"]) -> Float[Tensor, "cells 3 3"
 def _nearest(
     trials: Trials, forms: Forms, lines: Lines
 ) -> tuple[Tensor, Float[Tensor, "cells lines"], Float[Tensor, " cells"]]:
-    """The form nearest to each line, observed minus calculated Q, and forms up to the last."""
+    """Form nearest to each line, observed minus calculated Q, number of forms in reach."""
     values, order = (trials.metric @ forms.T).sort(1)
     observed = lines.q - lines.slope * trials.zero[:, None]
     above = torch.searchsorted(values, observed).clamp(1, values.shape[1] - 1)
     gap = torch.stack([values.gather(1, above - 1), values.gather(1, above)]) - observed
     near = above - (gap[0].abs() < gap[1].abs()).long()
     misfit = -torch.where(near < above, gap[0], gap[1])
-    return order.gather(1, near), misfit, (values < lines.q[-1] * 1.02).sum(1)
+    return order.gather(1, near), misfit, (values < lines.q[-1] * 1.02).sum(1).float()
 
 
 def log_odds(

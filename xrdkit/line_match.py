@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from xrdkit.bravais import parameters, primitive, standard, superlattices
 from xrdkit.indexing import (
     COLUMNS,
+    LONGEST,
     ZERO,
     Lines,
     allowed,
@@ -124,11 +125,11 @@ def refined(setting: Setting, lines: Lines) -> tuple[Setting, tuple[float, ...]]
         _, hkl, hit = match(setting, lines)
         if hit.sum() <= len(COLUMNS[setting.bravais[0]]):
             return setting, unknown
-        design, right = _equations(hkl[hit], hit, setting.bravais[0], lines)
+        design, right = _equations(hkl, hit, setting.bravais[0], lines)
         values = np.linalg.lstsq(design, right, rcond=None)[0]
         metric = _metric(values[:-1], setting.bravais[0])
-        if np.linalg.eigvalsh(metric)[0] <= 0:
-            return setting, unknown
+        if np.linalg.eigvalsh(metric)[0] <= LONGEST**-2:
+            return setting, unknown  # the lines do not fix every axis
         rows = np.linalg.cholesky(np.linalg.inv(metric))
         setting = replace(setting, lattice=rows, zero=float(values[-1]))
     spread = ((right - design @ values) ** 2).sum() / max(hit.sum() - len(values), 1)
@@ -140,7 +141,7 @@ def _equations(
     hkl: Hkl, hit: Bool[np.ndarray, " lines"], system: str, lines: Lines
 ) -> tuple[Float[np.ndarray, "equations parameters"], Float[np.ndarray, " equations"]]:
     """Weighted equations for metric and zero; the last one holds the zero near none."""
-    forms = quadratic_forms(torch.tensor(hkl).double(), system).numpy()
+    forms = quadratic_forms(torch.tensor(hkl[hit]).double(), system).numpy()
     q, slope, sigma = (
         part.double().numpy()[hit] for part in (lines.q, lines.slope, lines.sigma)
     )

@@ -1,7 +1,7 @@
 """Indexing: the cells that explain the lines of a pattern, best first."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,7 +28,7 @@ from xrdkit.indexing import (
     reciprocal_metric,
     search,
 )
-from xrdkit.library import expected_volume
+from xrdkit.library import Library, expected_volume
 from xrdkit.line_match import (
     Setting,
     ambiguities,
@@ -305,12 +305,17 @@ def lines_of_cell(
     return angle + zero, hkl
 
 
-def cells_for(problem: Problem, *, count: int = 5) -> Problem:
-    """The problem with ``count`` cells from indexing; weights by their odds, below one."""
+def formula_volume(library: Library, formula: Mapping[str, float | int]) -> float:
+    """Volume (Å³) that a formula unit (counts by element) is expected to take."""
     from pymatgen.core import Element
 
-    numbers = {Element(e).Z: n for e, n in problem.formula.items()}
-    unit = sum(numbers.values()) * expected_volume(problem.library, numbers)
+    numbers = {Element(element).Z: n for element, n in formula.items()}
+    return sum(numbers.values()) * expected_volume(library, numbers)
+
+
+def cells_for(problem: Problem, *, count: int = 5) -> Problem:
+    """The problem with ``count`` cells from indexing; weights by their odds, below one."""
+    unit = formula_volume(problem.library, problem.formula)
     found = index(problem.pattern, volume=unit, count=count)
     odds = np.exp([cell.figure - found[0].figure for cell in found])
     weights = 0.99 * odds / odds.sum()
