@@ -5,9 +5,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from xrdkit.line_match import Hkl, Setting, reflections_of
+from xrdkit.line_match import Setting, reflections_of
 from xrdkit.peaks import noise, typical_fwhm
 from xrdkit.types import Pattern
 from xrdkit.wavelengths import radiation_choices
@@ -53,7 +53,11 @@ def extinction_symbols(pattern: Pattern, setting: Setting) -> tuple[str, ...]:
 
 def _lines(
     pattern: Pattern, setting: Setting
-) -> tuple[Float[np.ndarray, " lines"], Hkl, np.ndarray]:
+) -> tuple[
+    Float[np.ndarray, " lines"],
+    Int[np.ndarray, "reflections 3"],
+    Int[np.ndarray, " reflections"],
+]:
     """2θ (°) of the first lines as seen; all their reflections, and whose they are."""
     wavelength = pattern.radiation.main
     reach = np.sin(np.radians(min(float(pattern.two_theta[-1]), 179) / 2))

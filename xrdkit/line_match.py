@@ -126,6 +126,9 @@ def refined(setting: Setting, lines: Lines) -> tuple[Setting, tuple[float, ...]]
         if hit.sum() <= len(COLUMNS[setting.bravais[0]]):
             return setting, unknown
         design, right = _equations(hkl, hit, setting.bravais[0], lines)
+        lengths = np.linalg.norm(design, axis=0)
+        if np.linalg.matrix_rank(design / lengths.clip(1e-9)) < len(lengths):
+            return setting, unknown
         values = np.linalg.lstsq(design, right, rcond=None)[0]
         metric = _metric(values[:-1], setting.bravais[0])
         if np.linalg.eigvalsh(metric)[0] <= LONGEST**-2:
@@ -204,5 +207,8 @@ def ambiguities(setting: Setting, q_max: float) -> tuple[Setting, ...]:
 
 
 def _derivatives(rows: Rows) -> list[Rows]:
+    """Primitive rows of sub- and superlattices."""
     cells = [cell for index in DERIVATIVES for cell in superlattices(index)]
-    return [cell @ rows for cell in cells] + [np.linalg.inv(cell) @ rows for cell in cells]
+    return [cell @ rows for cell in cells] + [
+        np.linalg.inv(cell.T) @ rows for cell in cells
+    ]

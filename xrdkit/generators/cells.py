@@ -119,7 +119,7 @@ def index_steps(
     generator = torch.Generator().manual_seed(seed)
     pool: list[Setting] = []
     for done, symbol in enumerate(wanted):
-        if _clear(pool, lines):
+        if symbol.endswith("P") and _clear(pool, lines):
             break
         trials = search(symbol, lines, generator, unit=volume)
         pool += _polished(trials, symbol, lines, volume)
