@@ -1,0 +1,323 @@
+"""Indexing: the cells that explain the lines of a pattern, best first."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from xrdkit.bravais import (
+    parameters,
+    primitive,
+    reduced,
+    same_lattice,
+    standard,
+    superlattices,
+)
+from xrdkit.cell import lattice_of
+from xrdkit.extinction import extinction_symbols
+from xrdkit.indexing import (
+    LINES,
+    STARTS,
+    Lines,
+    Trials,
+    free_parameters,
+    polished,
+    reciprocal_metric,
+    search,
+)
+from xrdkit.library import Library, expected_volume
+from xrdkit.line_match import (
+    Setting,
+    ambiguities,
+    calculated,
+    dominant_zones,
+    match,
+    merit,
+    observed_lines,
+    refined,
+)
+from xrdkit.types import Pattern, Problem, Progress, Radiation
+
+Rows = Float[np.ndarray, "3 3"]
+SYSTEMS = "chtoma"  # cubic, hexagonal, tetragonal, orthorhombic, monoclinic, triclinic
+LEAST, ENOUGH = 4, 8  # lines without which nothing is tried, or only high symmetry
+POLISHED = 32  # lines in the last refinement
+SPREAD = 0.12  # of ln V about the expected
+ALIKE = 0.015  # relative edges and volume within which two results are one lattice
+CLEAR = 2.2  # figure per line beyond which lower symmetry is not tried
+PARENTS, ENLARGED = 5, 4  # cells too small for the formula that are enlarged, how far
+KEPT = 60  # results from which the answer is chosen
+LOOKED_AT = 3  # first cells whose ambiguities and extinctions are worked out
+
+
+@dataclass(frozen=True)
+class IndexedCell:
+    """A cell that explains lines of a pattern: a, b, c (Å), α, β, γ (°), standard setting.
+
+    ``bravais`` is the lattice ("oP"), ``volume`` that of this cell (Å³); ``zero`` (°) is to
+    be subtracted from observed 2θ. ``m20`` and ``f_n`` are the figures of merit of de Wolff
+    and of Smith and Snyder over the indexed lines, ``indexed`` of ``lines``. ``esd`` are
+    standard uncertainties of ``cell``; ``figure`` is the log odds against chance by which
+    cells are ordered. ``extinctions`` are symbols that agree with the pattern, the most
+    restrictive first (first cells only).
+    """
+
+    cell: tuple[float, ...]
+    bravais: str
+    volume: float
+    m20: float
+    f_n: float
+    indexed: int
+    lines: int
+    zero: float
+    esd: tuple[float, ...]
+    figure: float
+    extinctions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def primitive(self) -> Rows:
+        """Rows (Å) of a primitive cell."""
+        return primitive(lattice_of(self.cell), self.bravais[1])
+
+
+def index(
+    pattern: Pattern,
+    *,
+    volume: float | None = None,
+    count: int = 20,
+    systems: str = SYSTEMS,
+    seed: int = 0,
+) -> list[IndexedCell]:
+    """Cells that explain the lines of a prepared pattern, best first; see index_steps."""
+    steps = index_steps(pattern, volume=volume, count=count, systems=systems, seed=seed)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            return finished.value
+
+
+def index_steps(
+    pattern: Pattern,
+    *,
+    volume: float | None = None,
+    count: int = 20,
+    systems: str = SYSTEMS,
+    seed: int = 0,
+) -> Iterator[Progress]:
+    """Yield progress lattice by lattice; return the ``count`` best cells.
+
+    ``volume`` (Å³) is that of a formula unit where the formula is known: primitive cells
+    near a multiple of it are preferred. ``systems`` are first letters of Bravais symbols.
+    """
+    lines, started = observed_lines(pattern), time.monotonic()
+    wanted = _wanted(lines, systems)
+    generator = torch.Generator().manual_seed(seed)
+    pool: list[Setting] = []
+    for done, symbol in enumerate(wanted):
+        if symbol.endswith("P") and _clear(pool, lines):
+            break
+        trials = search(symbol, lines, generator, unit=volume)
+        pool += _polished(trials, symbol, lines, volume)
+        best = max(pool, key=lambda s: s.figure, default=None)
+        spent = time.monotonic() - started
+        yield Progress("index", done + 1, len(wanted), best, symbol, spent)
+    pool += _enlarged(distinct(pool, PARENTS), lines, volume)
+    pool = distinct([_symmetric(s, lines, volume) for s in distinct(pool, KEPT)], count)
+    return [_described(pool, rank, lines, pattern) for rank in range(len(pool))]
+
+
+def _wanted(lines: Lines, systems: str) -> list[str]:
+    """Bravais lattices to be tried, of high symmetry first."""
+    if len(lines) < LEAST:
+        raise ValueError(
+            f"{len(lines)} lines are too few to find a cell, {LEAST} are the least and "
+            "20 are wanted; measure longer or over a wider range"
+        )
+    if unknown := set(systems) - set(SYSTEMS):
+        raise ValueError(
+            f"systems {''.join(sorted(unknown))!r} are not known; "
+            f"give letters of {SYSTEMS!r}, the first of Bravais symbols"
+        )
+    tried = SYSTEMS if len(lines) >= ENOUGH else "cht"
+    return [s for system in tried if system in systems for s in STARTS if s[0] == system]
+
+
+def volume_prior(volume: float, unit: float | None) -> float:
+    """Log of how much likelier a primitive volume is for multiples of ``unit`` (Å³)."""
+    if unit is None:
+        return 0.0
+    multiples = np.arange(1, max(2, round(1.5 * volume / unit)) + 1)
+    apart = (np.log(volume / (unit * multiples)) / SPREAD) ** 2
+    return float(np.log((np.exp(-0.5 * apart) / multiples).sum() / SPREAD + 0.02))
+
+
+def _clear(pool: list[Setting], lines: Lines) -> bool:
+    """Whether a result explains every line far beyond chance."""
+    best = max(pool, key=lambda s: s.figure, default=None)
+    if best is None or best.figure < CLEAR * min(len(lines), POLISHED) or len(lines) < 12:
+        return False
+    return bool(match(best, lines.first(LINES))[2].all())
+
+
+def _trials(settings: Sequence[Setting]) -> Trials:
+    """Settings of one Bravais lattice as trials."""
+    rows = torch.tensor(np.array([s.lattice for s in settings]))
+    metric = free_parameters(torch.linalg.inv(rows @ rows.mT), settings[0].bravais[0])
+    zero = torch.tensor([s.zero for s in settings])
+    return Trials(metric.float(), zero, torch.zeros_like(zero))
+
+
+def _polished(
+    trials: Trials, symbol: str, lines: Lines, volume: float | None
+) -> list[Setting]:
+    """Trials refined on more lines, as settings whose figure includes the volume prior."""
+    trials = polished(trials, symbol, lines.first(POLISHED))
+    metric = torch.linalg.inv(reciprocal_metric(trials.metric.double(), symbol[0]))
+    rows = torch.linalg.cholesky(metric).numpy()
+    facts = zip(rows, trials.zero.tolist(), trials.figure.tolist(), strict=True)
+    found = [Setting(symbol, *fact) for fact in facts]
+    return [replace(s, figure=s.figure + volume_prior(s.volume, volume)) for s in found]
+
+
+def distinct(settings: list[Setting], count: int) -> list[Setting]:
+    """The best of every lattice, best first."""
+    chosen: list[tuple[np.ndarray, Setting]] = []
+    for setting in sorted(settings, key=lambda s: -s.figure):
+        edges = np.sort(np.linalg.norm(reduced(setting.primitive), axis=1))
+        mark = np.append(edges, setting.volume ** (1 / 3))
+        if all(np.abs(mark / other - 1).max() > ALIKE for other, _ in chosen):
+            chosen.append((mark, setting))
+        if len(chosen) == count:
+            break
+    return [setting for _, setting in chosen]
+
+
+def _enlarged(parents: list[Setting], lines: Lines, volume: float | None) -> list[Setting]:
+    """Superlattices of cells that are too small for one formula unit of ``volume``."""
+    groups: dict[str, list[Setting]] = {}
+    for parent in parents:
+        small = volume is not None and parent.volume < 0.65 * volume
+        for n in range(2, ENLARGED + 1) if small else ():
+            for rows in superlattices(n):
+                symbol, lattice = standard(rows @ parent.primitive)
+                larger = Setting(symbol, lattice, parent.zero)
+                groups.setdefault(symbol, []).append(larger)
+    found = []
+    for symbol, settings in groups.items():
+        found += _polished(_trials(settings), symbol, lines, volume)
+    return found
+
+
+def _symmetric(setting: Setting, lines: Lines, volume: float | None) -> Setting:
+    """The lattice in the standard setting, of higher symmetry where that fits as well."""
+    symbol, lattice = standard(setting.primitive)
+    if symbol != setting.bravais:
+        trial = _trials([replace(setting, bravais=symbol, lattice=lattice)])
+        higher = _polished(trial, symbol, lines, volume)
+        if higher and higher[0].figure > setting.figure - 1:
+            setting = higher[0]
+    symbol, lattice = standard(setting.primitive, 1e-4)
+    return replace(setting, bravais=symbol, lattice=lattice)
+
+
+def _described(
+    pool: list[Setting], rank: int, lines: Lines, pattern: Pattern
+) -> IndexedCell:
+    """One cell of the answer with figures of merit, uncertainties and warnings."""
+    setting, esd = refined(pool[rank], lines)
+    _, hkl, hit = match(setting, lines)
+    warnings = (*_short(lines, hit), *dominant_zones(hkl[hit]), *_relations(pool, rank))
+    extinctions: tuple[str, ...] = ()
+    if rank < LOOKED_AT:
+        warnings += _ambiguous(setting, float(lines.q[-1]))
+        extinctions = extinction_symbols(pattern, setting)
+    m20, f_n = merit(setting, lines)
+    return IndexedCell(
+        cell=parameters(setting.lattice),
+        bravais=setting.bravais,
+        volume=abs(float(np.linalg.det(setting.lattice))),
+        m20=m20,
+        f_n=f_n,
+        indexed=int(hit.sum()),
+        lines=len(lines),
+        zero=setting.zero,
+        esd=esd,
+        figure=setting.figure,
+        extinctions=extinctions,
+        warnings=warnings,
+    )
+
+
+def _short(lines: Lines, hit: np.ndarray) -> tuple[str, ...]:
+    """Warnings of few lines, and of lines that the cell does not explain."""
+    notes: tuple[str, ...] = ()
+    if len(lines) < 20:
+        notes += (f"only {len(lines)} lines, 20 are wanted; measure over a wider range",)
+    if left := int((~hit).sum()):
+        notes += (f"{left} of {len(lines)} lines are not indexed",)
+    return notes
+
+
+def _relations(pool: list[Setting], rank: int) -> tuple[str, ...]:
+    """Which better cells a cell is a small multiple of, or a part of."""
+    own, notes = pool[rank], []
+    for place, better in enumerate(pool[: min(rank, LOOKED_AT)], 1):
+        ratio = own.volume / better.volume
+        times = round(max(ratio, 1 / ratio))
+        small, large = sorted((own, better), key=lambda s: s.volume)
+        if 2 <= times <= ENLARGED and abs(large.volume / small.volume / times - 1) < 0.03:
+            cells = (rows @ small.primitive for rows in superlattices(times))
+            if any(same_lattice(large.primitive, cell) for cell in cells):
+                kind = "superlattice" if own is large else "sublattice"
+                notes.append(f"derivative cell: {kind} of index {times} of no. {place}")
+    return tuple(notes)
+
+
+def _ambiguous(setting: Setting, q_max: float) -> tuple[str, ...]:
+    """Sentences about other lattices that have the same lines."""
+    notes = []
+    for other in ambiguities(setting, q_max):
+        edges = " ".join(f"{edge:.3f}" for edge in parameters(other.lattice)[:3])
+        notes.append(f"geometrical ambiguity: {other.bravais} {edges} Å has the same lines")
+    return tuple(notes)
+
+
+def lines_of_cell(
+    cell: tuple[float, ...],
+    radiation: Radiation,
+    two_theta_max: float,
+    centring: str = "P",
+    zero: float = 0.0,
+) -> tuple[Float[np.ndarray, " lines"], Int[np.ndarray, "lines 3"]]:
+    """2θ (°) of a cell's lines at the main wavelength and one hkl of each, ascending.
+
+    ``cell`` is a, b, c (Å), α, β, γ (°); ``zero`` (°) is added.
+    """
+    sine = np.sin(np.radians(min(two_theta_max, 179.0) / 2))
+    setting = Setting(f"a{centring}", lattice_of(cell))
+    q, hkl = calculated(setting, float((2 * sine / radiation.main) ** 2))
+    angle = 2 * np.degrees(np.arcsin((np.sqrt(q) * radiation.main / 2).clip(max=1)))
+    return angle + zero, hkl
+
+
+def formula_volume(library: Library, formula: Mapping[str, float | int]) -> float:
+    """Volume (Å³) that a formula unit (counts by element) is expected to take."""
+    from pymatgen.core import Element
+
+    numbers = {Element(element).Z: n for element, n in formula.items()}
+    return sum(numbers.values()) * expected_volume(library, numbers)
+
+
+def cells_for(problem: Problem, *, count: int = 5) -> Problem:
+    """The problem with ``count`` cells from indexing; weights by their odds, below one."""
+    unit = formula_volume(problem.library, problem.formula)
+    found = index(problem.pattern, volume=unit, count=count)
+    odds = np.exp([cell.figure - found[0].figure for cell in found])
+    weights = 0.99 * odds / odds.sum()
+    cells = tuple((c.cell, float(w)) for c, w in zip(found, weights, strict=True))
+    return replace(problem, cells=(*problem.cells, *cells))
