@@ -8,10 +8,8 @@ import torch
 from textbook import STRUCTURES, cell, hexagonal, square
 
 from xrdkit.benchmark.cells import crystal_system, indexing, indexing_counts
-from xrdkit.bravais import parameters, same_lattice, standard, superlattices
 from xrdkit.crystal import from_structures
 from xrdkit.dataset import Table
-from xrdkit.extinction import extinction_symbols, symbol_of
 from xrdkit.generators.cells import (
     cells_for,
     formula_volume,
@@ -20,11 +18,20 @@ from xrdkit.generators.cells import (
     lines_of_cell,
     volume_prior,
 )
-from xrdkit.indexing import STARTS, Lines, forms_of, free_parameters, reciprocal_metric
-from xrdkit.line_match import Setting, ambiguities, calculated, merit, refined
+from xrdkit.indexing.bravais import parameters, same_lattice, standard, superlattices
+from xrdkit.indexing.extinction import extinction_symbols, symbol_of
+from xrdkit.indexing.line_match import Setting, ambiguities, calculated, merit, refined
+from xrdkit.indexing.search import (
+    STARTS,
+    Lines,
+    forms_of,
+    free_parameters,
+    reciprocal_metric,
+)
 from xrdkit.pattern import crop, prepare
 from xrdkit.problem import load_library
 from xrdkit.simulate import pattern_of
+from xrdkit.solve import run
 from xrdkit.types import Instrument, Pattern, Problem
 from xrdkit.wavelengths import radiation
 
@@ -228,7 +235,7 @@ def test_lines_of_a_cell_are_where_braggs_law_has_them():
 def test_cells_join_the_problem_as_proposals():
     problem = Problem(pattern("ZnO"), {"Zn": 1.0, "O": 1.0}, library=load_library(None))
     assert formula_volume(problem.library, problem.formula) == pytest.approx(23.8, rel=0.2)
-    cells = cells_for(problem, count=3).cells
+    cells = run(cells_for(problem, count=3), False).cells
     assert len(cells) == 3
     assert 0 < sum(weight for _, weight in cells) < 1
     assert cells[0][0][:3] == pytest.approx((3.25, 3.25, 5.207), abs=0.01)

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from xrdkit.confidence import excess
 from xrdkit.generators import NEEDED, SOURCES
+from xrdkit.generators.cells import cells_for
 from xrdkit.library import Library
 from xrdkit.phases import foreign_phases, known_phase
 from xrdkit.problem import pose
@@ -45,6 +46,7 @@ def solve_steps(
     seed: int = 0,
     device: torch.device | str | None = None,
     phases: "tuple[str | Path | Structure, ...]" = (),
+    index: bool = False,
     **given: Any,
 ) -> Iterator[Progress]:
     """The pipeline as a generator: yields Progress, returns the Solution.
@@ -55,6 +57,8 @@ def solve_steps(
     seconds: dict[str, float] = {}
     problem = pose(pattern, formula, **given)
     problem = with_known(problem, phases)
+    if index:
+        problem = yield from cells_for(problem)
     where = usable_device(device)
     _lap(seconds, "prepare", started)
     generator = torch.Generator().manual_seed(seed)
@@ -105,6 +109,7 @@ def solve(
     library: Library | str | Path | None = None,
     exclude: tuple[str, ...] | str = (),
     phases: "tuple[str | Path | Structure, ...]" = (),
+    index: bool = False,
     sources: tuple[str | Source, ...] = tuple(SOURCES),
     candidates: int = 20,
     seed: int = 0,
@@ -115,9 +120,9 @@ def solve(
 
     ``contents`` is the formula of the primitive cell ("Ti2 O4"), or of ``cell`` when that
     is given: (a, b, c, α, β, γ) in Å and degrees, in any setting. ``phases`` are known to
-    be in the sample too: CIF files, Structures or formulas. ``exclude`` lists reduced
-    formulas to be left out of the library; without ``library`` the shipped prototypes
-    serve.
+    be in the sample too: CIF files, Structures or formulas. With ``index`` cells are looked
+    for in the lines first and proposed to every source. ``exclude`` lists reduced formulas
+    to be left out of the library; without ``library`` the shipped prototypes serve.
     """
     steps = solve_steps(
         pattern,
@@ -128,6 +133,7 @@ def solve(
         library=library,
         exclude=exclude,
         phases=phases,
+        index=index,
         sources=sources,
         candidates=candidates,
         seed=seed,

@@ -337,6 +337,16 @@ class Problem:
     library: Any = None
     exclude: frozenset[str] = frozenset()
 
+    @property
+    def given_cells(self) -> tuple[tuple[float, ...], ...]:
+        """The cells that are given, not proposed."""
+        return tuple(cell for cell, weight in self.cells if weight >= 1)
+
+    @property
+    def proposed_cells(self) -> tuple[tuple[float, ...], ...]:
+        """The cells that are proposed, as by indexing."""
+        return tuple(cell for cell, weight in self.cells if weight < 1)
+
 
 @dataclass(frozen=True)
 class Candidate:

@@ -12,10 +12,10 @@ from xrdkit.benchmark import results
 from xrdkit.benchmark.measured_patterns import beam_of, read_index
 from xrdkit.benchmark.scoring import WITHIN, fingerprint, shard_of
 from xrdkit.benchmark.simulated_patterns import BEAM, drawn, library_fingerprint
-from xrdkit.bravais import reduced, same_lattice
 from xrdkit.crystal import read_cif
 from xrdkit.dataset import Table, read_table
 from xrdkit.generators.cells import formula_volume, index
+from xrdkit.indexing.bravais import reduced, same_lattice
 from xrdkit.library import Library, load
 from xrdkit.pattern import prepare, read
 from xrdkit.problem import load_library, parse_formula

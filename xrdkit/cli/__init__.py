@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"xrdkit {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_solve(commands.add_parser("solve", help="rank structures for a measured pattern"))
+    add_index(commands.add_parser("index", help="cells that explain the lines"))
     add_simulate(commands.add_parser("simulate", help="the pattern of a CIF"))
     add_library(
         commands.add_parser("library", help="build or describe a structure library")
@@ -77,6 +78,9 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--wavelength", help="CuKa, CuKa1, λ in Å, or Kα1,Kα2 in Å")
     sub.add_argument("--contents", help='contents of the cell, like "Ti2 O4"')
     sub.add_argument("--cell", type=cell, help="a,b,c,α,β,γ in Å and °, if it is known")
+    sub.add_argument(
+        "--index", action="store_true", help="look for cells in the lines first"
+    )
     sub.add_argument("--space-group", help="number or symbol, if it is known")
     sub.add_argument("--library", help="library file (default: the shipped prototypes)")
     sub.add_argument(
@@ -136,6 +140,7 @@ def run_solve(args: argparse.Namespace) -> None:
         pattern,
         args.formula,
         phases=tuple(args.phase),
+        index=args.index,
         contents=args.contents,
         cell=args.cell,
         space_group=number(args.space_group),
@@ -154,6 +159,43 @@ def run_solve(args: argparse.Namespace) -> None:
         solution, folder, path.stem, pattern=pattern, programs=args.programs
     )
     print(f"{len(written)} files in {folder}")
+
+
+def add_index(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit index``."""
+    sub.add_argument("pattern", metavar="FILE", help="measured pattern, or example:rutile")
+    sub.add_argument("--wavelength", help="CuKa, CuKa1, λ in Å, or Kα1,Kα2 in Å")
+    sub.add_argument("--formula", help="if it is known: cells must hold it")
+    sub.add_argument("--library", help="library file (default: the shipped prototypes)")
+    sub.add_argument(
+        "--systems",
+        default="chtoma",
+        help="first letters: cubic, hexagonal, tetragonal, ortho-, mono-, anorthic",
+    )
+    sub.add_argument("--range", type=span, metavar="LOW,HIGH", help="2θ in ° to use")
+    sub.add_argument("--count", type=positive, default=10, help="cells to print")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+    sub.set_defaults(run=run_index)
+
+
+def run_index(args: argparse.Namespace) -> None:
+    """Print cells, best first, with what is to be said of the first ones."""
+    from xrdkit.generators.cells import formula_volume, index_steps
+    from xrdkit.pattern import crop, prepare, read
+    from xrdkit.problem import load_library, parse_formula
+    from xrdkit.report import cells_text
+    from xrdkit.solve import run
+
+    pattern = read(pattern_path(args.pattern), wavelength=wavelength(args.wavelength))
+    pattern = crop(pattern, *args.range) if args.range else pattern
+    volume = None
+    if args.formula:
+        counts = parse_formula(args.formula)
+        volume = formula_volume(load_library(args.library), counts)
+    settings = {"systems": args.systems, "count": args.count, "seed": args.seed}
+    steps = index_steps(prepare(pattern), volume=volume, **settings)
+    print(cells_text(run(steps, bar(args))))
 
 
 def bar(args: argparse.Namespace) -> bool:

@@ -10,6 +10,9 @@ def add_jobs(jobs: Any) -> None:
     """The subcommands of ``xrdkit benchmark``."""
     add_mp20(jobs.add_parser("mp20", help="simulated patterns of table entries"))
     add_measured(jobs.add_parser("measured", help="measured patterns with references"))
+    add_impurity(jobs.add_parser("impurity", help="a foreign phase in the sample"))
+    add_confidence(jobs.add_parser("confidence", help="right and wrong answers on purpose"))
+    add_indexing(jobs.add_parser("indexing", help="cells from lines"))
     summary = jobs.add_parser("summary", help="count what result files hold")
     summary.add_argument("files", nargs="+", metavar="FILE", help="all shards of one run")
     summary.set_defaults(run=lambda args: show(args.files))
@@ -47,13 +50,16 @@ def add_measured(sub: argparse.ArgumentParser) -> None:
     sub.set_defaults(run=run_measured)
 
 
-def add_shared(sub: argparse.ArgumentParser, unseen: str) -> None:
-    """Options of both long benchmarks."""
+def add_shared(
+    sub: argparse.ArgumentParser, unseen: str | None, candidates: int = 20
+) -> None:
+    """Options of the long benchmarks; ``unseen`` None where the protocol says it."""
     sub.add_argument("--library", metavar="FILE", help="default: the shipped prototypes")
-    sub.add_argument("--unseen", choices=("none", "formula", "type"), default=unseen)
+    if unseen:
+        sub.add_argument("--unseen", choices=("none", "formula", "type"), default=unseen)
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--sources", nargs="+", help="default: all, as solve uses them")
-    sub.add_argument("--candidates", type=positive, default=20)
+    sub.add_argument("--candidates", type=positive, default=candidates)
     sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
     sub.add_argument(
         "--json", required=True, metavar="FILE", help="results; goes on with it"
@@ -62,9 +68,9 @@ def add_shared(sub: argparse.ArgumentParser, unseen: str) -> None:
 
 
 def shared(args: argparse.Namespace) -> dict[str, Any]:
-    """Keywords of both long benchmarks."""
+    """Keywords of the long benchmarks."""
     return {
-        "unseen": args.unseen,
+        **({"unseen": args.unseen} if "unseen" in args else {}),
         "seed": args.seed,
         **({"sources": tuple(args.sources)} if args.sources else {}),
         "candidates": args.candidates,
@@ -113,6 +119,93 @@ def run_agreement(args: argparse.Namespace) -> None:
     from xrdkit.benchmark import agreement
 
     show_numbers(agreement(args.structures, args.n, seed=args.seed, gsas2=args.gsas2))
+
+
+def add_impurity(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit benchmark impurity``."""
+    sub.add_argument("--structures", required=True, metavar="TABLE")
+    sub.add_argument("--n", type=positive, help="random entries (default: all)")
+    sub.add_argument("--share", type=float, default=0.3, help="of the intensity, foreign")
+    sub.add_argument("--disturbed", action="store_true", help="with noise, texture …")
+    add_shared(sub, unseen=None)
+    sub.set_defaults(run=run_impurity)
+
+
+def run_impurity(args: argparse.Namespace) -> None:
+    """Run or go on with it, then print how many answers a foreign phase leaves right."""
+    from xrdkit.benchmark.mixtures import impurity, kept
+
+    impurity(
+        args.structures,
+        args.library,
+        args.json,
+        n=args.n,
+        share=args.share,
+        disturbed=args.disturbed,
+        **shared(args),
+    )
+    for measure in ("literature", "strict"):
+        for name, counted in kept([args.json], measure).items():
+            hits, of, share, low, high = counted
+            print(f"{measure}, {name}: {hits} of {of}, {share:.3f} ({low:.3f}–{high:.3f})")
+
+
+def add_confidence(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit benchmark confidence``."""
+    sub.add_argument("--structures", required=True, metavar="TABLE")
+    sub.add_argument("--n", type=positive, help="random entries (default: all)")
+    sub.add_argument("--kinds", nargs="+", help="default: all")
+    add_shared(sub, unseen=None, candidates=5)
+    sub.set_defaults(run=run_confidence)
+
+
+def run_confidence(args: argparse.Namespace) -> None:
+    """Run or go on with it, then print what the confidence is worth."""
+    from xrdkit.benchmark.confidence import KINDS, confidence, reliability
+
+    rows = confidence(
+        args.structures,
+        args.library,
+        args.json,
+        n=args.n,
+        kinds=tuple(args.kinds or KINDS),
+        **shared(args),
+    )
+    for name, value in reliability(rows).items():
+        print(f"{name}: {value}")
+
+
+def add_indexing(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit benchmark indexing``."""
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--structures", metavar="TABLE", help="disturbed patterns of it")
+    what.add_argument("--folder", help="measured patterns, tiers A and B")
+    sub.add_argument("--n", type=positive, help="random entries (default: all)")
+    sub.add_argument("--no-formula", action="store_true", help="no formula is known")
+    sub.add_argument("--library", metavar="FILE", help="default: the shipped prototypes")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
+    sub.add_argument("--json", required=True, metavar="FILE")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+    sub.set_defaults(run=run_indexing)
+
+
+def run_indexing(args: argparse.Namespace) -> None:
+    """Run or go on with it, then print the counts by crystal system or compound."""
+    from xrdkit.benchmark.cells import indexing, indexing_counts, indexing_measured
+    from xrdkit.report import text_table
+
+    given = {
+        "formula": not args.no_formula,
+        "shard": args.shard,
+        "progress": not args.quiet,
+    }
+    if args.folder:
+        rows = indexing_measured(args.folder, args.library, args.json, **given)
+    else:
+        given |= {"n": args.n, "seed": args.seed}
+        rows = indexing(args.structures, args.library, args.json, **given)
+    print(text_table(indexing_counts(rows)))
 
 
 def show(files: list[str]) -> None:

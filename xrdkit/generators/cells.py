@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from xrdkit.bravais import (
+from xrdkit.cell import lattice_of
+from xrdkit.indexing.bravais import (
     parameters,
     primitive,
     reduced,
@@ -16,9 +17,18 @@ from xrdkit.bravais import (
     standard,
     superlattices,
 )
-from xrdkit.cell import lattice_of
-from xrdkit.extinction import extinction_symbols
-from xrdkit.indexing import (
+from xrdkit.indexing.extinction import extinction_symbols
+from xrdkit.indexing.line_match import (
+    Setting,
+    ambiguities,
+    calculated,
+    dominant_zones,
+    match,
+    merit,
+    observed_lines,
+    refined,
+)
+from xrdkit.indexing.search import (
     LINES,
     STARTS,
     Lines,
@@ -29,16 +39,6 @@ from xrdkit.indexing import (
     search,
 )
 from xrdkit.library import Library, expected_volume
-from xrdkit.line_match import (
-    Setting,
-    ambiguities,
-    calculated,
-    dominant_zones,
-    match,
-    merit,
-    observed_lines,
-    refined,
-)
 from xrdkit.types import Pattern, Problem, Progress, Radiation
 
 Rows = Float[np.ndarray, "3 3"]
@@ -313,10 +313,13 @@ def formula_volume(library: Library, formula: Mapping[str, float | int]) -> floa
     return sum(numbers.values()) * expected_volume(library, numbers)
 
 
-def cells_for(problem: Problem, *, count: int = 5) -> Problem:
-    """The problem with ``count`` cells from indexing; weights by their odds, below one."""
+def cells_for(problem: Problem, *, count: int = 5) -> Iterator[Progress]:
+    """Yield progress; return the problem with ``count`` cells from indexing.
+
+    Their weights are their odds, below one.
+    """
     unit = formula_volume(problem.library, problem.formula)
-    found = index(problem.pattern, volume=unit, count=count)
+    found = yield from index_steps(problem.pattern, volume=unit, count=count)
     odds = np.exp([cell.figure - found[0].figure for cell in found])
     weights = 0.99 * odds / odds.sum()
     cells = tuple((c.cell, float(w)) for c, w in zip(found, weights, strict=True))

@@ -206,7 +206,7 @@ def whole_indices(problem: Problem, contents: dict[int, float]) -> tuple[int, ..
     sizes = range(1, ATOMS + 1)
     if problem.contents:
         total = round(sum(problem.contents.values()))
-        shares = (1, 2, 3, 4) if problem.cells else (1,)
+        shares = (1, 2, 3, 4) if problem.given_cells else (1,)
         sizes = [total // n for n in shares if total % n == 0]
     return tuple(
         i

@@ -39,6 +39,7 @@ MERGED = 2  # species more than the formula has elements, at most
 KNOWN = 2.0  # gained in the prior by a compound that the library has in this type
 OTHER = 2.0  # lost in the prior by fillings that merge or divide species
 COMMON, CHEMISTRY = 0.5, 0.1  # weights in the prior: ln members, Mendeleev distance
+NEAR, PROPOSED = 0.2, 2  # ln of the volume off, of a proposed cell; such cells of one hit
 TRIES = 3000  # hits compared with a given cell
 ALIKE = 3  # hits kept of one type and one assignment
 
@@ -188,13 +189,13 @@ def allowed_sizes(problem: Problem, volume: float) -> set[int]:
     is the primitive cell's. Without contents the expected volume per atom decides.
     """
     total = round(sum(problem.contents.values())) if problem.contents else None
-    if not problem.cells:
+    if not problem.given_cells:
         return {total} if total else set()
     if total:
         return {total // n for n in (1, 2, 3, 4) if total % n == 0}
     atoms = round(sum(problem.formula.values()))
     sizes = set()
-    for cell, _ in problem.cells:
+    for cell in problem.given_cells:
         inside = abs(np.linalg.det(lattice_of(cell))) / volume
         for n in (1, 2, 3, 4):
             low, high = inside / n / 1.4, inside / n * 1.4
@@ -229,11 +230,12 @@ def substitutions(problem: Problem, volume: float, count: int) -> Iterator[Progr
         return []
     hits = joined(parts)
     known = known_types(problem.library, reduced_name(numbered(problem.formula)))
+    tries = TRIES if problem.given_cells else 0
     found: list[Candidate] = []
     for shared, wanted in ((False, count), (True, count // 2)):
         chosen = np.nonzero(hits.shared == shared)[0]
         enough = len(found) + wanted
-        for i in varied(problem.library, hits, chosen, TRIES if problem.cells else wanted):
+        for i in varied(problem.library, hits, chosen, max(wanted, tries)):
             found = [*found, *candidates(problem, hits, i, known)][:enough]
             if len(found) == enough:
                 break
@@ -303,10 +305,17 @@ def candidates(
 def onto_cells(
     problem: Problem, lattice: Float[np.ndarray, "3 3"], space_group: int
 ) -> list[Float[np.ndarray, "3 3"]]:
-    """A standard primitive lattice strained onto the candidate cells, or as it is."""
-    if not problem.cells:
-        return [lattice]
-    return [m for cell, _ in problem.cells for m in onto_cell(lattice, space_group, cell)]
+    """A standard primitive lattice strained onto the given cells.
+
+    Without such, the lattice as it is, and strained onto the proposed cells that are near.
+    """
+    if problem.given_cells:
+        cells = problem.given_cells
+        return [m for cell in cells for m in onto_cell(lattice, space_group, cell)]
+    size = abs(np.linalg.det(lattice))
+    onto = [m for c in problem.proposed_cells for m in onto_cell(lattice, space_group, c)]
+    near = [m for m in onto if abs(np.log(abs(np.linalg.det(m)) / size)) < NEAR]
+    return [lattice, *near[:PROPOSED]]
 
 
 def log_prior(library: Library, row: int, filling: Filling) -> float:

@@ -5,10 +5,17 @@ from xrdkit.report.cif import cif_text, write_cif
 from xrdkit.report.fullprof import write_fullprof
 from xrdkit.report.html import write_html
 from xrdkit.report.results import check_output, results_of, write_cifs, write_solution
-from xrdkit.report.tables import solution_rows, solution_text, text_table, write_csv
+from xrdkit.report.tables import (
+    cells_text,
+    solution_rows,
+    solution_text,
+    text_table,
+    write_csv,
+)
 from xrdkit.report.topas import write_topas
 
 __all__ = [
+    "cells_text",
     "check_file",
     "check_output",
     "cif_text",

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from xrdkit.files import write_text
+from xrdkit.generators.cells import IndexedCell
 from xrdkit.types import Fit, Solution
 
+TOLD = 3  # cells whose notes are printed
 HEADS = (
     "rank", "space_group", "number", "wyckoff", "a", "b", "c", "alpha", "beta", "gamma",
     "volume", "residual", "score", "unexplained", "origin", "known", "group",
@@ -101,3 +103,32 @@ def write_csv(solution: Solution, path: str | Path) -> Path:
     table.writeheader()
     table.writerows(solution_rows(solution))
     return write_text(path, text.getvalue())
+
+
+def cells_text(cells: Sequence[IndexedCell]) -> str:
+    """Cells from indexing as a table, then the extinctions and warnings of the first."""
+    if not cells:
+        return "no cell explains the lines"
+    rows = [
+        {
+            "": rank,
+            "lattice": cell.bravais,
+            "a b c (Å)": " ".join(f"{value:.4f}" for value in cell.cell[:3]),
+            "α β γ (°)": " ".join(f"{value:.2f}" for value in cell.cell[3:]),
+            "V (Å³)": f"{cell.volume:.1f}",
+            "M20": f"{cell.m20:.1f}",
+            "F_N": f"{cell.f_n:.1f}",
+            "lines": f"{cell.indexed} of {cell.lines}",
+            "zero (°)": f"{cell.zero:+.3f}",
+        }
+        for rank, cell in enumerate(cells, 1)
+    ]
+    said = [
+        f"{rank}: {note}"
+        for rank, cell in enumerate(cells[:TOLD], 1)
+        for note in (
+            *([f"extinctions {', '.join(cell.extinctions)}"] if cell.extinctions else []),
+            *cell.warnings,
+        )
+    ]
+    return "\n".join([text_table(rows), *said])

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from xrdkit.bravais import parameters, primitive, standard, superlattices
-from xrdkit.indexing import (
+from xrdkit.indexing.bravais import parameters, primitive, standard, superlattices
+from xrdkit.indexing.search import (
     COLUMNS,
     LONGEST,
     ZERO,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from xrdkit.line_match import Setting, reflections_of
+from xrdkit.indexing.line_match import Setting, reflections_of
 from xrdkit.peaks import noise, typical_fwhm
 from xrdkit.types import Pattern
 from xrdkit.wavelengths import radiation_choices

@@ -1,0 +1,1 @@
+"""Cells from lines: Bravais lattices, trial search, figures of merit, extinctions."""
