@@ -73,7 +73,8 @@ def features(
     residual; noise, what noise alone leaves of it, and excess, √(residual² - noise²);
     shares (0–1) of the intensity that is unexplained and missing, and of the observed lines
     that are unmatched; lead, the score over that of the next different structure; numbers
-    of parameters, lines and tied structures; electrons, the largest ln of a factor that the
+    of parameters, lines and tied structures; prior, the log prior; ordered, 1 for a simpler
+    parent or an ordering of it; electrons, the largest ln of a factor that the
     pattern would put on an element's scattering power; volume, ln of it over the
     expected one; shortest distance over the sum of covalent radii; texture 0 or 1; shift,
     the zero point in line widths; u_iso (Å²); range, the largest q (1/Å).
@@ -95,6 +96,8 @@ def features(
         "parameters": float(best.parameters),
         "lines": float(len(peaks.two_theta)),
         "ties": float(len(group)),
+        "prior": best.prior,
+        "ordered": float("parent" in best.origin),
         "electrons": max(map(abs, electrons(best).values())),
         "volume": swelling(best, problem),
         "shortest": shortest(best),

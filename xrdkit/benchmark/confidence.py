@@ -21,7 +21,6 @@ from xrdkit.benchmark.scoring import (
     fingerprint,
     run,
     shard_of,
-    solved,
 )
 from xrdkit.benchmark.simulated_patterns import (
     BEAM,
@@ -30,13 +29,13 @@ from xrdkit.benchmark.simulated_patterns import (
     library_fingerprint,
     without_truth,
 )
-from xrdkit.confidence import TERMS, judge
+from xrdkit.confidence import TERMS
 from xrdkit.dataset import Table, read_table
 from xrdkit.generators import SOURCES
 from xrdkit.library import Library, load
 from xrdkit.metrics import wilson_interval
 from xrdkit.simulate import disturbed
-from xrdkit.types import Pattern, Solution
+from xrdkit.types import Pattern
 from xrdkit.wavelengths import radiation
 
 KINDS = (
@@ -101,18 +100,10 @@ def confidence(
         {**settings, **prints, **keywords},
         shard_of(names, shard),
         entry=partial(case, table, known, keywords),
-        solver=solver or _judging,
+        solver=solver,
         validity=False,
         progress=progress,
     )
-
-
-def _judging(pattern: Pattern, formula: str, **keywords: Any) -> Solution:
-    """``solve``, with the confidence of ``xrdkit.confidence``."""
-    solution = solved(pattern, formula, **keywords)
-    group = solution.groups[0] if solution.groups else ()
-    p, verdict, said, found = judge(solution.problem, solution.fits, group)
-    return replace(solution, confidence=p, verdict=verdict, reasons=said, features=found)
 
 
 def case(
