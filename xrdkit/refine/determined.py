@@ -147,7 +147,8 @@ def statements(
     errors = coordinate_errors(held, grid, sites)
     words: dict[bool, list[str]] = {True: [], False: []}
     for orbit, present, error in zip(sites, without > TOLD, errors, strict=True):
-        known = [bool(present), *(present & (LEVEL * error < FAR)).tolist()]
+        seen = bool(present) and orbit.symbol != "H"  # an electron, moved into its bond
+        known = [seen, *(present & (LEVEL * error < FAR)).tolist()]
         for told, said in words.items():
             names = zip(("presence", *orbit.axes), known, strict=True)
             if chosen := [name for name, is_known in names if is_known == told]:
