@@ -7,6 +7,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from textbook import STRUCTURES, another_pose, table_of, with_elements
 
+from xrdkit.benchmark.parents import ordering_of_parent
 from xrdkit.crystal import conventional, from_structures, symmetry_of, to_structure
 from xrdkit.generators import ordered
 from xrdkit.generators.derivative import (
@@ -346,3 +347,12 @@ def test_rounded_shares_fill_a_site_and_not_more(shares):
     mixed.replace_species({"Cu": dict(zip(names, shares, strict=True))})
     again = to_structure(from_structures([mixed]))
     assert again[0].species.num_atoms == pytest.approx(1, abs=1e-5)
+
+
+def test_judge_knows_orderings_of_a_type_of_the_library():
+    library = library_of(BORIDE, "Cu")
+    assert ordering_of_parent(layered("La", "Ce"), library)
+    assert ordering_of_parent(CU3AU, library)
+    assert not ordering_of_parent(BORIDE, library)  # a type that is there itself
+    assert not ordering_of_parent(STRUCTURES["TiO2"], library)
+    assert not ordering_of_parent(CU3AU, library.without(("Cu",)))
