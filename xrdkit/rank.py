@@ -45,7 +45,7 @@ def roomy(fit: Fit, problem: Problem) -> bool:
     if problem.library is None:
         return True
     counts = {e.Z: n for e, n in fit.structure.composition.items()}
-    expected = expected_volume(problem.library, counts) * len(fit.structure)
+    expected = expected_volume(problem.library, counts) * sum(counts.values())
     return bool(0.5 < fit.structure.volume / expected < 2)
 
 
@@ -93,12 +93,15 @@ def merged(fits: list[Fit]) -> list[Fit]:
 
 
 def _simplest(group: list[Fit]) -> Fit:
-    """The duplicate with fewest parameters, then atoms, that fits about as well."""
+    """The duplicate with fewest parameters, then atoms, that fits about as well.
+
+    Of those alike in that too, the one with the best score.
+    """
     limit = SIMPLER * min(f.residual for f in group) + FLOOR
     fair = [f for f in group if f.residual <= limit]
 
     def size(fit: Fit) -> tuple[int, int, float]:
-        return fit.parameters, len(fit.phases[0].crystal.numbers), fit.residual
+        return fit.parameters, len(fit.phases[0].crystal.numbers), -fit.score
 
     chosen = min(fair, key=size)
     return replace(chosen, score=max(f.score for f in group))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 POOL = 300  # candidates that each source may put up for refinement
-KEPT = 20  # fits that are refined again beside the candidates of the next source
+KEPT = 12  # fits that are refined again beside the candidates of the next source
 TOLD = 3  # fits of which it is said what the pattern determines
 BAR = "{desc:<10} {bar:24} {n_fmt}/{total_fmt} {elapsed} {postfix}"
 
@@ -63,6 +63,7 @@ def solve_steps(
     _lap(seconds, "prepare", started)
     generator = torch.Generator().manual_seed(seed)
     fits: list[Fit] = []
+    measured = problem.pattern
     for source, needed in [named(source) for source in sources]:
         best = min(fits, key=lambda fit: fit.residual, default=None)
         if not needed(problem, excess(best, problem.pattern) if best else 1.0):
@@ -70,9 +71,8 @@ def solve_steps(
         pool = yield from source(problem, count=POOL, generator=generator, device=where)
         _lap(seconds, "propose", started)
         pool += [again(fit) for fit in scored(fits)[:KEPT]]
-        fits = yield from refine_steps(
-            problem.pattern, pool, phases=problem.phases, device=where
-        )
+        fits = yield from refine_steps(measured, pool, phases=problem.phases, device=where)
+        measured = seen_with(measured, fits)
         _lap(seconds, "refine", started)
     solution = rank(problem, fits, candidates)
     _lap(seconds, "rank", started)
@@ -91,6 +91,15 @@ def named(source: str | Source) -> tuple[Source, Callable[[Problem, float], bool
     if isinstance(source, str):
         return SOURCES[source], NEEDED[source]
     return source, lambda problem, left: True
+
+
+def seen_with(pattern: Pattern, fits: list[Fit]) -> Pattern:
+    """The pattern with the radiation and slits that the fits were found with."""
+    if not fits:
+        return pattern
+    found = fits[0].instrument
+    instrument = replace(pattern.instrument, slits=found.slits, overflow=found.overflow)
+    return replace(pattern, radiation=fits[0].radiation, instrument=instrument)
 
 
 def again(fit: Fit) -> Candidate:

@@ -27,7 +27,7 @@ STAGES = (
     Stage(0.005, 3.0, 5, True, True, 40),
     Stage(0.0, 4.0, 14, True, True, 30),
 )
-TEXTURED, TEXTURE_STEPS, TEXTURE_GAIN = 10, 5, 0.93
+TEXTURED, TEXTURE_STEPS, TEXTURE_GAIN = 6, 5, 0.93
 NOT_A_FIT = 1e3  # stands for the residual of a fit that gave no number
 PART = 64 * 20**2  # sum of atoms² of candidates that are refined together
 Q_MAX = 6.0  # 1/Å; beyond, a powder pattern adds much work and little to the choice

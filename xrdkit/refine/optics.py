@@ -14,7 +14,7 @@ from xrdkit.refine.least_squares import Stage, refine_block
 from xrdkit.types import Instrument
 from xrdkit.wavelengths import radiation_choices, with_kbeta
 
-FEW = Stage(0.0, 3.0, 5, True, True, 5)
+FEW = Stage(0.0, 3.0, 4, True, True, 3)
 OVERFLOWS = (20.0, 30.0, 45.0)  # ° of 2θ
 K_BETAS = (0.01, 0.02, 0.04, 0.08)  # share of the Kα intensity
 GAIN = 0.93  # a residual must fall by this factor
@@ -57,7 +57,9 @@ def _slits(grid: Grid) -> list[Grid]:
 
 
 def _kbeta(grid: Grid) -> list[Grid]:
-    """Shares of Kβ, for a tube's Kα."""
+    """Shares of Kβ, for a tube's Kα without."""
+    if len(grid.radiation.wavelengths) > 2:
+        return []
     beams = [with_kbeta(grid.radiation, share) for share in K_BETAS]
     return [replace(grid, radiation=beam) for beam in beams if beam is not None]
 
