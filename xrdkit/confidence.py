@@ -76,8 +76,8 @@ def features(
     of parameters, lines and tied structures; prior, the log prior; ordered, 1 for a simpler
     parent or an ordering of it; electrons, the largest ln of a factor that the
     pattern would put on an element's scattering power; volume, ln of it over the
-    expected one; shortest distance over the sum of covalent radii; texture 0 or 1; shift,
-    the zero point in line widths; u_iso (Å²); range, the largest q (1/Å).
+    expected one; shortest distance over the sum of covalent radii; texture 0 or 1; shift
+    of the lines in line widths; u_iso (Å²); range, the largest q (1/Å).
     """
     if not fits:
         raise ValueError("there are no fits to take features of; judge says so to the user")
@@ -102,10 +102,16 @@ def features(
         "volume": swelling(best, problem),
         "shortest": shortest(best),
         "texture": float(best.phases[0].texture is not None),
-        "shift": abs(best.instrument.zero) / max(best.instrument.w, 1e-6) ** 0.5,
+        "shift": shift(best) / max(best.instrument.w, 1e-6) ** 0.5,
         "u_iso": float(best.phases[0].crystal.u_iso.mean()),
         "range": float(pattern.q.max()),
     }
+
+
+def shift(fit: Fit) -> float:
+    """How far (°) zero and displacement move the lines at low angle."""
+    now = fit.instrument
+    return abs(now.zero - float(np.degrees(2 * now.displacement / now.radius)))
 
 
 def noise_of(fit: Fit, pattern: Pattern) -> Float[np.ndarray, " points"]:
