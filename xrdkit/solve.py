@@ -4,6 +4,7 @@ problem = pose(...)       check what was given, prepare the pattern
 for each source:          known types with these elements, orderings of simpler parents, ...
     pass it by            where the pattern is explained well enough already
     fits = refine         its candidates and the best so far, all at once
+raised                    higher symmetry that the best nearly have, refined beside them
 solution = rank           one score, duplicates merged, confidence
 explained                 what the pattern determines, names for what is left
 """
@@ -26,6 +27,7 @@ from xrdkit.problem import pose
 from xrdkit.rank import rank, scored
 from xrdkit.refine.batch import refine_steps
 from xrdkit.refine.determined import determined
+from xrdkit.refine.symmetry import raised
 from xrdkit.types import Candidate, Fit, Pattern, Problem, Progress, Solution, Source
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 POOL = 300  # candidates that each source may put up for refinement
 KEPT = 12  # fits that are refined again beside the candidates of the next source
+RAISED = 5  # fits whose symmetry may be higher
 TOLD = 3  # fits of which it is said what the pattern determines
 BAR = "{desc:<10} {bar:24} {n_fmt}/{total_fmt} {elapsed} {postfix}"
 
@@ -73,6 +76,12 @@ def solve_steps(
         pool += [again(fit) for fit in scored(fits)[:KEPT]]
         fits = yield from refine_steps(measured, pool, phases=problem.phases, device=where)
         measured = seen_with(measured, fits)
+        _lap(seconds, "refine", started)
+    best, rest = scored(fits)[:KEPT], scored(fits)[KEPT:]
+    if pool := [candidate for fit in best[:RAISED] for candidate in raised(fit)]:
+        pool += [again(fit) for fit in best]
+        best = yield from refine_steps(measured, pool, phases=problem.phases, device=where)
+        fits = best + rest
         _lap(seconds, "refine", started)
     solution = rank(problem, fits, candidates)
     _lap(seconds, "rank", started)
