@@ -247,7 +247,9 @@ def test_settings_and_seconds_are_kept(rutile):
     solution = rutile
     assert solution.settings["formula"] == "TiO2"
     assert solution.settings["seed"] == 0
-    assert list(solution.seconds) == ["prepare", "propose", "refine", "rank"]
+    assert list(solution.seconds) == [
+        "prepare", "propose", "refine", "rank", "explain",
+    ]  # fmt: skip
     assert all(value >= 0 for value in solution.seconds.values())
 
 
