@@ -276,7 +276,7 @@ def test_fit_of_a_refined_candidate_describes_itself():
     assert fit.structure.lattice.abc == pytest.approx((4.594, 4.594, 2.959), rel=1e-4)
     assert fit.wyckoff == "Ti 2a, O 4f"
     assert (fit.prior, fit.origin) == (1.5, "TiO2")
-    assert fit.parameters == 2 + 1 + EXTRAS + 1 + 4  # cell, x, extras, scale, background
+    assert fit.parameters == 2 + 1 + EXTRAS + 1  # cell, x, extras, scale
     rest = fit.observed - fit.calculated
     assert np.abs(rest).max() < 0.05
     u = refined(fit).u_iso

@@ -386,7 +386,8 @@ class Fit:
     """A candidate held against the pattern.
 
     ``residual`` is the profile residual on prepared data (0 is perfect), never an R_wp;
-    ``prior`` is what the source thought of the candidate (log);
+    ``prior`` is what the source thought of the candidate (log); ``parameters`` count those
+    of structure and profile, not of the background;
     ``r_values`` holds R factors in percent where they exist. ``score`` is the log
     posterior up to a constant: higher is better, comparable only within one solution.
     ``unexplained`` is the share (0–1) of the observed intensity above background that lies

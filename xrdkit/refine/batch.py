@@ -183,5 +183,5 @@ def fit_of(
         space_group=number,
         space_group_symbol=symbol,
         wyckoff=sites,
-        parameters=int(block.present[i].sum()) + 1 + grid.linear.shape[1] + (axis >= 0),
+        parameters=int(block.present[i].sum()) + 1 + len(known) + (axis >= 0),
     )

@@ -16,6 +16,8 @@ from torch import Tensor
 from xrdkit.pattern import inside_ranges
 from xrdkit.types import Instrument, Pattern, Radiation
 
+BEND, WIDTHS = 4.0, 12.0  # degrees, line widths: as narrow as a background may bend
+LEAST, MOST = 4, 24  # terms of the background
 MARGIN = 24.0  # FWHM of empty grid after the last point, so that tails do not wrap around
 
 
@@ -85,13 +87,14 @@ def make_grid(
     strain: float = 0.0,
     per_fwhm: float = 3.0,
     radiation: Radiation | None = None,
-    terms: int = 4,
+    terms: int | None = None,
     q_max: float = 9.0,
 ) -> Grid:
     """A prepared pattern seen through a resolution of ``width`` (a, b) plus a strain.
 
     ``width`` is the pattern's own FWHM model in degrees; ``strain`` (relative change of d)
-    blurs it further. Beyond ``q_max`` (1/Å) the pattern is cut.
+    blurs it further. Beyond ``q_max`` (1/Å) the pattern is cut. The background has so many
+    Chebyshev ``terms``, by default one to every BEND degrees or WIDTHS line widths.
     """
     radiation = radiation or pattern.radiation
     wide = strain > 0
@@ -120,6 +123,8 @@ def make_grid(
     floor = 0.01 + 2 * _noise(pattern) if not wide else 0.02
     weight = weight / (np.clip(observed, 0, None) / height + floor)
     x = np.linspace(-1, 1, points)
+    period = max(BEND, WIDTHS * width[0])
+    terms = terms or int(np.clip((angle[-1] - angle[0]) / period, LEAST, MOST))
     smooth = np.polynomial.chebyshev.chebvander(x, terms - 1)
     return Grid(
         a,
