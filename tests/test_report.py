@@ -431,12 +431,41 @@ def test_displacement_is_translated():
     assert shifts(capillary, 60.0) == pytest.approx((-np.degrees(0.1 / 200) / 2, 0))
 
 
-def test_automatic_slits_are_taken_off_for_fullprof(rutile, tmp_path):
-    automatic = replace(rutile, instrument=Instrument(slits="automatic", w=0.03))
+SLITS = {
+    "automatic": (Instrument(slits="automatic", w=0.03), lambda sine: sine),
+    "beam overflow": (
+        Instrument(overflow=40.0, w=0.03),
+        lambda sine: (sine / np.sin(np.radians(20))).clip(max=1),
+    ),
+}
+
+
+@pytest.mark.parametrize("program", [write_topas, write_fullprof])
+@pytest.mark.parametrize("kind", SLITS)
+def test_what_slits_do_is_taken_off_intensities_and_deviations(
+    rutile, tmp_path, kind, program
+):
+    instrument, factor = SLITS[kind]
     pattern = counts(rutile)
-    table = np.loadtxt(write_fullprof(automatic, pattern, tmp_path, "s")[1])
-    sine = np.sin(np.radians(pattern.two_theta / 2))
-    np.testing.assert_allclose(table[:, 1] * sine, pattern.intensity, rtol=1e-5)
+    table = np.loadtxt(
+        program(replace(rutile, instrument=instrument), pattern, tmp_path, "s")[1]
+    )
+    plain = np.loadtxt(program(rutile, pattern, tmp_path, "p")[1])
+    share = factor(np.sin(np.radians(pattern.two_theta / 2)))[:, None]
+    np.testing.assert_allclose(table[:, 1:] * share, plain[:, 1:], rtol=2e-5)
+
+
+def test_background_of_topas_is_that_of_its_data(rutile, tmp_path):
+    automatic = replace(rutile, instrument=SLITS["automatic"][0])
+    pattern = replace(counts(rutile), two_theta=rutile.two_theta - 15.0)  # from 0°
+    text = write_topas(automatic, counts(rutile), tmp_path, "s")[0].read_text()
+    terms = re.search(r"bkg @ (.*)", text)[1].split()
+    x = np.linspace(-1, 1, len(pattern))
+    base = np.polynomial.chebyshev.chebval(x, np.array(terms, float))
+    sine = np.sin(np.radians(rutile.two_theta / 2))
+    assert np.median(base * sine) == pytest.approx(200, abs=20)
+    table = np.loadtxt(write_topas(automatic, pattern, tmp_path, "zero")[1])
+    assert np.isfinite(table).all()
 
 
 @pytest.mark.parametrize(("name", "fixed"), [("ZnO", 1), ("polar P2_1", 1), ("P1", 3)])
