@@ -22,6 +22,7 @@ from xrdkit.report.fullprof import shifts
 from xrdkit.report.handover import fraction, scales
 from xrdkit.report.html import _steps
 from xrdkit.report.markup import formula_html, symbol_html
+from xrdkit.report.results import PROGRAMS, results_of, write_solution
 from xrdkit.report.sections import neighbours
 from xrdkit.report.setting import reference_hall, reference_setting, settings_of
 from xrdkit.report.topas import monochromator_angle
@@ -668,6 +669,48 @@ def test_space_group_symbols_are_set_as_in_print(symbol, html):
 def test_formulas_are_set_as_in_print():
     assert formula_html("Ca(OH)2") == "Ca(OH)<sub>2</sub>"
     assert formula_html("La0.7Sr0.3MnO3").count("<sub>") == 3
+
+
+# The folder of results
+
+
+def test_inputs_of_programs_are_results_of_the_name_and_replaced(rutile, tmp_path):
+    solution, name = solution_of(rutile), "my sample (1)"
+    first = write_solution(
+        solution, tmp_path, name, pattern=counts(rutile), programs=tuple(PROGRAMS)
+    )
+    inputs = {f"my_sample_1_.{suffix}" for suffix in ("inp", "xye", "pcr", "dat")}
+    assert inputs < {path.name for path in first}
+    assert sorted(first) == results_of(tmp_path, name)
+    write_solution(solution, tmp_path, name)
+    assert not inputs & {path.name for path in tmp_path.iterdir()}
+
+
+def test_program_that_cannot_take_the_structure_leaves_the_rest(
+    rutile, tmp_path, monkeypatch
+):
+    def refuses(*given):
+        raise ValueError("site O1 has a coordinate that depends on two others")
+
+    (tmp_path / "s_07.cif").write_text("older, of a longer list")
+    monkeypatch.setitem(PROGRAMS, "topas", refuses)
+    with pytest.warns(UserWarning, match="no input of topas is written: site O1 has a"):
+        written = write_solution(
+            solution_of(rutile),
+            tmp_path,
+            "s",
+            pattern=counts(rutile),
+            programs=("topas", "fullprof"),
+        )
+    names = {path.name for path in written}
+    assert names == {"s_01.cif", "s.csv", "s.html", "s.pcr", "s.dat"}
+    assert results_of(tmp_path, "s") == sorted(written)
+
+
+def test_programs_without_a_pattern_are_refused_at_once(rutile, tmp_path):
+    with pytest.raises(ValueError, match="inputs of topas need data; give the pattern"):
+        write_solution(solution_of(rutile), tmp_path / "new", "s", programs=("topas",))
+    assert not (tmp_path / "new").exists()
 
 
 # Values in a terminal and in a notebook
