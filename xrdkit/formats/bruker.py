@@ -168,7 +168,9 @@ def _floats(data: bytes, place: int, count: int, size: int = 4) -> Values:
             f"the RAW file announces a range of {count} points, but has bytes for "
             f"{max(len(data) - place, 0) // size}; it is cut off: copy it again"
         )
-    return np.frombuffer(data, "<f4", count * size // 4, place)[:: size // 4].astype(float)
+    found = np.frombuffer(data, "<f4", count * size // 4, place)[:: size // 4]
+    with np.errstate(invalid="ignore"):  # a signalling NaN; ``plausible`` refuses it
+        return found.astype(float)
 
 
 def _scan(start: float, step: float, y: Values, seconds: float) -> Scan:
