@@ -86,7 +86,7 @@ def test_lithium_among_lead_and_bismuth_is_not_determined():
     assert yes >= {f"Pb1 (3c): presence {FIXED}", f"Bi1 (1a): presence {FIXED}"}
 
 
-def test_hydrogen_in_palladium_and_its_place_in_brucite_are_not_determined():
+def test_hydrogen_in_palladium_and_in_brucite_is_not_determined():
     assert said(renamed(STRUCTURES["NaCl"], "Pd", "H"))[1] == {"H1 (4b): presence"}
     assert said(BRUCITE)[1] == {"H1 (2d): presence, z"}
 

@@ -235,3 +235,25 @@ def test_roc_area_counts_pairs_in_the_right_order():
     assert metrics.roc_area(right, wrong) == pytest.approx(np.mean(pairs))
     with pytest.raises(ValueError, match="0 right and 1 wrong"):
         metrics.roc_area([], [1.0])
+
+
+def test_disordered_answer_matches_the_average_of_its_ordering_alone():
+    cell = Lattice.cubic(3.75)
+    places = [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    ordered = Structure(cell, ["Au", "Cu", "Cu", "Cu"], places)
+    alloy = Structure(cell, [{"Au": 0.25, "Cu": 0.75}] * 4, places)
+    assert not metrics.strict_match(ordered, alloy)
+    assert metrics.average_match(ordered, alloy)
+    assert not metrics.average_match(ordered, ordered)
+    swollen = alloy.copy()
+    swollen.scale_lattice(alloy.volume * 1.03)
+    assert not metrics.average_match(ordered, swollen)
+    holes = Structure(cell, [{"Au": 0.2, "Cu": 0.7}] * 4, places)
+    assert not metrics.average_match(ordered, holes)
+
+
+def test_elements_that_share_sites_are_joined_where_they_overlap():
+    cell, places = Lattice.cubic(4), [[0, 0, 0], [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5]]
+    species = [{"Fe": 0.5, "Co": 0.5}, {"Co": 0.5, "Ni": 0.5}, {"S": 0.5, "Se": 0.5}, "O"]
+    found = metrics.shared_elements(Structure(cell, species, places))
+    assert sorted(map(sorted, found)) == [["Co", "Fe", "Ni"], ["S", "Se"]]

@@ -38,7 +38,7 @@ UNEXPLAINED = 0.1  # share of the intensity that is worth a sentence
 PULLED = 1.0  # loss in b + Σ w x that is worth a sentence
 SIGNIFICANT = 3.0  # standard deviations of the noise that are no misfit
 MATCHED = 0.5  # of a line's height that the calculated profile must reach
-OFF, OBSERVATIONS = 0.5, 120  # prior width of ln scattering power; independent points
+OFF, INDEPENDENT = 0.5, 120  # prior width of ln scattering power; independent points
 AHEAD = 40.0  # a larger lead says no more
 
 BIAS = 5.8
@@ -76,8 +76,8 @@ def features(
     of parameters, lines and tied structures; prior, the log prior; ordered, 1 for a simpler
     parent or an ordering of it; electrons, the largest ln of a factor that the
     pattern would put on an element's scattering power; volume, ln of it over the
-    expected one; shortest distance over the sum of covalent radii; texture 0 or 1; shift,
-    the zero point in line widths; u_iso (Å²); range, the largest q (1/Å).
+    expected one; shortest distance over the sum of covalent radii; texture 0 or 1; shift
+    of the lines in line widths; u_iso (Å²); range, the largest q (1/Å).
     """
     if not fits:
         raise ValueError("there are no fits to take features of; judge says so to the user")
@@ -102,10 +102,16 @@ def features(
         "volume": swelling(best, problem),
         "shortest": shortest(best),
         "texture": float(best.phases[0].texture is not None),
-        "shift": abs(best.instrument.zero) / max(best.instrument.w, 1e-6) ** 0.5,
+        "shift": shift(best) / max(best.instrument.w, 1e-6) ** 0.5,
         "u_iso": float(best.phases[0].crystal.u_iso.mean()),
         "range": float(pattern.q.max()),
     }
+
+
+def shift(fit: Fit) -> float:
+    """How far (°) zero and displacement move the lines at low angle."""
+    now = fit.instrument
+    return abs(now.zero - float(np.degrees(2 * now.displacement / now.radius)))
 
 
 def noise_of(fit: Fit, pattern: Pattern) -> Float[np.ndarray, " points"]:
@@ -191,7 +197,7 @@ def electrons(fit: Fit) -> dict[int, float]:
     q2 = (4 * np.pi * np.sin(np.radians(fit.two_theta / 2)) / fit.radiation.main) ** 2
     columns = np.stack([*slopes, np.ones_like(q2), -q2 / 10]) * curve * weight
     difference = (fit.observed - fit.calculated) * weight
-    variance = max((difference**2).sum() / OBSERVATIONS, 1e-12)
+    variance = max((difference**2).sum() / INDEPENDENT, 1e-12)
     width = np.append(np.full(len(numbers), OFF), [1.0, 1.0])
     normal = columns @ columns.T / variance + np.diag(width**-2)
     step = np.linalg.solve(normal, columns @ difference / variance)
@@ -221,7 +227,7 @@ def swelling(fit: Fit, problem: Problem) -> float:
     if problem.library is None:
         return 0.0
     counts = {e.Z: n for e, n in fit.structure.composition.items()}
-    expected = expected_volume(problem.library, counts) * len(fit.structure)
+    expected = expected_volume(problem.library, counts) * sum(counts.values())
     return float(np.log(fit.structure.volume / expected))
 
 

@@ -85,6 +85,34 @@ def mirror_match(truth: "Structure", answer: "Structure") -> bool:
     return strict_match(truth, image)
 
 
+def average_match(truth: "Structure", answer: "Structure") -> bool:
+    """Strict match of a disordered answer with the average of the truth, its ordering.
+
+    Elements that share a site in the answer count as one in both. An ordered answer and
+    one with vacancies have no such average.
+    """
+    mixed = shared_elements(answer)
+    if not mixed or any(site.species.num_atoms < 0.99 for site in answer):
+        return False
+    merged = [truth.copy(), answer.copy()]
+    for structure in merged:
+        for site in structure:
+            first = site.species.elements[0].symbol
+            site.species = next((min(one) for one in mixed if first in one), first)
+    return strict_match(*(s.get_primitive_structure() for s in merged))
+
+
+def shared_elements(structure: "Structure") -> list[set[str]]:
+    """Sets of elements (symbols) that are mixed on some site, joined where they overlap."""
+    found: list[set[str]] = []
+    for site in structure:
+        here = {e.symbol for e in site.species.elements}
+        if len(here) > 1:
+            touched = [one for one in found if one & here]
+            found = [one for one in found if not one & here] + [here.union(*touched)]
+    return found
+
+
 def heavy_match(truth: "Structure", answer: "Structure") -> bool:
     """Literature match of what is left without hydrogen, which X-rays hardly see."""
     bare = [without_hydrogen(s) for s in (truth, answer)]

@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from xrdkit.confidence import judge, with_unexplained
+from xrdkit.confidence import judge, swelling, with_unexplained
 from xrdkit.crystal import covalent_radii, places
-from xrdkit.library import expected_volume
 from xrdkit.structure_types import distance_features
 from xrdkit.types import Fit, Problem, Solution
+from xrdkit.wavelengths import has_kbeta
 
 SHORTEST = 0.55  # of the sum of covalent radii
 SYSTEMATIC, FLOOR = 0.5, 0.001  # R0 = SYSTEMATIC · best residual + FLOOR
@@ -42,11 +42,12 @@ def possible(fit: Fit) -> bool:
 
 def roomy(fit: Fit, problem: Problem) -> bool:
     """Whether the volume per atom is within a factor of two of what the library expects."""
-    if problem.library is None:
-        return True
-    counts = {e.Z: n for e, n in fit.structure.composition.items()}
-    expected = expected_volume(problem.library, counts) * sum(counts.values())
-    return bool(0.5 < fit.structure.volume / expected < 2)
+    return bool(abs(swelling(fit, problem)) < np.log(2))
+
+
+def sound(fits: list[Fit], problem: Problem) -> list[Fit]:
+    """The fits whose structures can be."""
+    return [fit for fit in fits if possible(fit) and roomy(fit, problem)]
 
 
 def log_evidence(
@@ -148,9 +149,9 @@ def equivalent(fits: list[Fit]) -> tuple[tuple[int, ...], ...]:
     evidence = log_evidence(residual, np.zeros(len(fits)), len(fits[0].two_theta))
     classes: list[list[int]] = []
     for i, here in enumerate(evidence):
-        alike = [c for c in classes if abs(evidence[c[0]] - here) < TOLD]
-        if alike:
-            alike[0].append(i)
+        same = [c for c in classes if abs(evidence[c[0]] - here) < TOLD]
+        if same:
+            same[0].append(i)
         else:
             classes.append([i])
     return tuple(tuple(c) for c in classes)
@@ -162,9 +163,9 @@ def found_out(problem: Problem, best: list[Fit]) -> tuple[str, ...]:
     for fit in best:
         if problem.pattern.radiation.kalpha2 is None:
             beam = ", ".join(f"{w:.6g}" for w in fit.radiation.wavelengths)
-            kind = "a Kα doublet" if len(fit.radiation.wavelengths) > 1 else "a single line"
+            kind = "a Kα doublet" if fit.radiation.kalpha2 else "a single line"
             said.append(f"{kind} fits the wavelength given best ({beam} Å)")
-        if len(fit.radiation.wavelengths) > 2:
+        if has_kbeta(fit.radiation) and not has_kbeta(problem.pattern.radiation):
             said.append(f"Kβ of {fit.radiation.weights[-1]:.0%} of the intensity is seen")
         was = problem.pattern.instrument
         if (fit.instrument.slits, fit.instrument.overflow) != (was.slits, was.overflow):
@@ -185,7 +186,7 @@ def found_out(problem: Problem, best: list[Fit]) -> tuple[str, ...]:
 
 def rank(problem: Problem, fits: list[Fit], count: int) -> Solution:
     """The best ``count`` distinct, possible structures as a Solution."""
-    ordered = merged(scored([f for f in fits if possible(f) and roomy(f, problem)]))[:count]
+    ordered = merged(scored(sound(fits, problem)))[:count]
     ordered = [with_unexplained(fit, problem.pattern) for fit in ordered]
     groups = equivalent(ordered)
     group = groups[0] if groups else ()

@@ -1,16 +1,17 @@
 """The pipeline: pattern and formula in, ranked structures out. Read this first.
 
-problem = pose(...)       check what was given, prepare the pattern
+problem = pose(...)       check what was given, prepare the pattern; known phases, cells
 for each source:          known types with these elements, orderings of simpler parents, ...
     pass it by            where the pattern is explained well enough already
     fits = refine         its candidates and the best so far, all at once
+raised                    higher symmetry that the best nearly have, refined beside them
 solution = rank           one score, duplicates merged, confidence
 explained                 what the pattern determines, names for what is left
 """
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,10 @@ from xrdkit.generators.cells import cells_for
 from xrdkit.library import Library
 from xrdkit.phases import foreign_phases, known_phase
 from xrdkit.problem import pose
-from xrdkit.rank import rank, scored
+from xrdkit.rank import rank, scored, sound
 from xrdkit.refine.batch import refine_steps
 from xrdkit.refine.determined import determined
+from xrdkit.refine.symmetry import raised
 from xrdkit.types import Candidate, Fit, Pattern, Problem, Progress, Solution, Source
 
 if TYPE_CHECKING:
@@ -33,8 +35,24 @@ if TYPE_CHECKING:
 
 POOL = 300  # candidates that each source may put up for refinement
 KEPT = 12  # fits that are refined again beside the candidates of the next source
+TRUSTED = 0.3  # residual up to which radiation and slits that fits found are kept
+RAISED = 5  # fits whose symmetry may be higher
 TOLD = 3  # fits of which it is said what the pattern determines
+Needed = Callable[[Problem, float], bool]
 BAR = "{desc:<10} {bar:24} {n_fmt}/{total_fmt} {elapsed} {postfix}"
+
+
+@dataclass
+class Laps:
+    """Seconds that each stage took, in all."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def __call__(self, stage: str) -> None:
+        """Note what this stage took since the last one ended."""
+        spent = time.monotonic() - self.started - sum(self.seconds.values())
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
 
 def solve_steps(
@@ -53,36 +71,67 @@ def solve_steps(
 
     ``given`` is what else is known: contents, cell, space_group, library, exclude.
     """
-    started = time.monotonic()
-    seconds: dict[str, float] = {}
-    problem = pose(pattern, formula, **given)
-    problem = with_known(problem, phases)
+    lap, where = Laps(), usable_device(device)
+    asked = [named(source) for source in several(sources)]
+    if not asked or candidates < 1:
+        raise ValueError("no sources or no candidates are asked for; give at least one")
+    if index and given.get("cell") is not None:
+        raise ValueError("a cell is given and cells are to be looked for; give one of them")
+    problem = with_known(pose(pattern, formula, **given), several(phases))
     if index:
         problem = yield from cells_for(problem)
-    where = usable_device(device)
-    _lap(seconds, "prepare", started)
+    lap("prepare")
     generator = torch.Generator().manual_seed(seed)
-    fits: list[Fit] = []
-    measured = problem.pattern
-    for source, needed in [named(source) for source in sources]:
-        best = min(fits, key=lambda fit: fit.residual, default=None)
-        if not needed(problem, excess(best, problem.pattern) if best else 1.0):
-            continue
-        pool = yield from source(problem, count=POOL, generator=generator, device=where)
-        _lap(seconds, "propose", started)
-        pool += [again(fit) for fit in scored(fits)[:KEPT]]
-        fits = yield from refine_steps(measured, pool, phases=problem.phases, device=where)
-        measured = seen_with(measured, fits)
-        _lap(seconds, "refine", started)
+    fits = yield from search(problem, asked, generator, where, lap)
     solution = rank(problem, fits, candidates)
-    _lap(seconds, "rank", started)
+    lap("rank")
     solution = explained(solution, where)
-    _lap(seconds, "explain", started)
-    settings = {"formula": formula, "sources": sources, "seed": seed, **given}
-    return replace(solution, seconds=seconds, settings=settings)
+    lap("explain")
+    asked_for = {"formula": formula, "sources": sources, "candidates": candidates}
+    asked_for |= {"seed": seed, "phases": phases, "index": index, **given}
+    return replace(solution, seconds=lap.seconds, settings=asked_for)
 
 
-def named(source: str | Source) -> tuple[Source, Callable[[Problem, float], bool]]:
+def search(
+    problem: Problem,
+    asked: list[tuple[Source, Needed]],
+    generator: torch.Generator,
+    device: torch.device,
+    lap: Laps,
+) -> Iterator[Progress]:
+    """Yield the progress of each source in turn, and of refinement; return all fits.
+
+    The radiation and slits that a good fit shows are kept for what comes after.
+    """
+    fits: list[Fit] = []
+    now = problem
+    for source, needed in asked:
+        if not needed(problem, left_by(fits, problem)):
+            continue
+        pool = yield from source(now, count=POOL, generator=generator, device=device)
+        lap("propose")
+        fits = yield from refined(now, pool, fits, device)
+        now = seen_with(problem, fits)
+        lap("refine")
+    if higher := [candidate for fit in fits[:RAISED] for candidate in raised(fit)]:
+        rest = fits[KEPT:]
+        fits = (yield from refined(now, higher, fits, device)) + rest
+        lap("refine")
+    return fits
+
+
+def refined(
+    problem: Problem, pool: list[Candidate], fits: list[Fit], device: torch.device
+) -> Iterator[Progress]:
+    """Yield progress; return the fits of new candidates and of the best so far."""
+    pool = pool + [again(fit) for fit in fits[:KEPT]]
+    found = yield from refine_steps(
+        problem.pattern, pool, phases=problem.phases, device=device
+    )
+    return scored(sound(found, problem))
+
+
+def named(source: str | Source) -> tuple[Source, Needed]:
     """The source of this name, or the function itself, and when it is asked."""
     if isinstance(source, str) and source not in SOURCES:
         raise ValueError(
@@ -93,17 +142,32 @@ def named(source: str | Source) -> tuple[Source, Callable[[Problem, float], bool
     return source, lambda problem, left: True
 
 
-def seen_with(pattern: Pattern, fits: list[Fit]) -> Pattern:
-    """The pattern with the radiation and slits that the fits were found with."""
-    if not fits:
-        return pattern
-    found = fits[0].instrument
+def several(what: Any) -> tuple:
+    """One thing, or a sequence of them, as a tuple."""
+    from pymatgen.core import Structure
+
+    alone = isinstance(what, str | Path | Structure) or callable(what)
+    return (what,) if alone else tuple(what)
+
+
+def left_by(fits: list[Fit], problem: Problem) -> float:
+    """Profile residual of the best fit over what noise leaves, or 1 where there is none."""
+    best = min(fits, key=lambda fit: fit.residual, default=None)
+    return excess(best, problem.pattern) if best else 1.0
+
+
+def seen_with(problem: Problem, fits: list[Fit]) -> Problem:
+    """The problem with the radiation and slits of fits that explain most of the pattern."""
+    if left_by(fits, problem) > TRUSTED:
+        return problem
+    found, pattern = fits[0].instrument, problem.pattern
     instrument = replace(pattern.instrument, slits=found.slits, overflow=found.overflow)
-    return replace(pattern, radiation=fits[0].radiation, instrument=instrument)
+    seen = replace(pattern, radiation=fits[0].radiation, instrument=instrument)
+    return replace(problem, pattern=seen)
 
 
 def again(fit: Fit) -> Candidate:
-    """A fit as a candidate; its score is its prior again."""
+    """A fit as a candidate to be refined once more, from where it is."""
     phase = fit.phases[0]
     return Candidate(phase.crystal, phase.symmetry, fit.origin, fit.prior, fit.known)
 
@@ -192,9 +256,3 @@ def usable_device(device: torch.device | str | None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {device!r} cannot be used ({reason}); try cpu") from error
     return where
-
-
-def _lap(seconds: dict[str, float], stage: str, started: float) -> None:
-    """Note what this stage took since the last one ended."""
-    spent = time.monotonic() - started - sum(seconds.values())
-    seconds[stage] = seconds.get(stage, 0.0) + spent

@@ -390,11 +390,12 @@ class Fit:
     ``r_values`` holds R factors in percent where they exist. ``score`` is the log
     posterior up to a constant: higher is better, comparable only within one solution.
     ``unexplained`` is the share (0–1) of the observed intensity above background that lies
-    above the calculated profile. ``determined`` and ``undetermined`` say in words which
-    atoms, elements and coordinates the pattern decides and which are carried over from the
-    structure type.
+    clearly, by three standard deviations, above the calculated profile. ``determined`` and
+    ``undetermined`` say in words which atoms, elements and coordinates the pattern decides
+    and which are carried over from the structure type.
     ``structure`` is in the standard conventional setting, symmetrised within 0.1 Å; the
-    atoms that were fitted are those of ``phases``. Curves are on ``two_theta``.
+    atoms that were fitted are those of ``phases``, the known ones after the first. Curves
+    are on ``two_theta``, measured points alone; ``background`` is all but the first phase.
     """
 
     __repr__ = _in_line

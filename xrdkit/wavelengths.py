@@ -74,6 +74,12 @@ def with_kbeta(beam: Radiation, share: float) -> Radiation | None:
     return None
 
 
+def has_kbeta(beam: Radiation) -> bool:
+    """Whether one of several wavelengths is a tube's Kβ line."""
+    lines = beam.wavelengths[1:]
+    return any(abs(w / line - 1) < 0.002 for w in lines for line in K_BETA.values())
+
+
 def mean(element: str) -> float:
     """Weighted mean wavelength of an element's Kα doublet in Å."""
     first, second = K_ALPHA[element]

@@ -198,9 +198,11 @@ def right(row: dict[str, Any], match: str = "mirror") -> bool:
     """Whether the first group of a row holds a structure that matches.
 
     ``match`` is literature, strict, heavy (without hydrogen), or mirror: strict, its mirror
-    image allowed, as no powder pattern tells them apart.
+    image allowed, as no powder pattern tells them apart. A disordered structure of which
+    the truth is an ordering is right too: its group stands for all its orderings.
     """
-    return any(row["fits"][i][match] for i in row["group"] if i < len(row["fits"]))
+    held = [row["fits"][i] for i in row["group"] if i < len(row["fits"])]
+    return any(fit[match] or fit.get("average", False) for fit in held)
 
 
 def half(row: dict[str, Any]) -> int:

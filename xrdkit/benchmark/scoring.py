@@ -94,6 +94,7 @@ def judged(truth: "Structure", fit: Any, validity: bool) -> dict[str, Any]:
     return {
         **asdict(found),
         "mirror": found.strict or mirror,
+        "average": metrics.average_match(truth, fit.structure),
         "residual": fit.residual,
         "origin": fit.origin,
         "score": fit.score,

@@ -34,7 +34,7 @@ from xrdkit.library import Library, expected_volume, mendeleev_numbers
 from xrdkit.peaks import typical_fwhm
 from xrdkit.phases import without_phases
 from xrdkit.rank import log_evidence
-from xrdkit.refine.batch import refine_steps
+from xrdkit.refine.batch import NOT_A_FIT, refine_steps
 from xrdkit.refine.block import EXTRAS, STRAINS, Block
 from xrdkit.refine.grid import Grid, make_grid
 from xrdkit.refine.known import with_phases
@@ -334,7 +334,7 @@ def residuals(
         for part in np.split(rows, range(EACH, len(rows), EACH)):
             block = rigid([found[i] for i in part]).to(device)
             out[part] = state(block, grid, False)[0].residual.cpu().numpy()
-    return out
+    return np.nan_to_num(out, nan=NOT_A_FIT)
 
 
 def rigid(found: list[Ordering]) -> Block:

@@ -28,7 +28,6 @@ from xrdkit.generators.spectra import (
 )
 from xrdkit.library import Library, expected_volume, mendeleev_numbers
 from xrdkit.phases import known_types, reduced_name, without_phases
-from xrdkit.problem import whole
 from xrdkit.scattering import dispersion, form_factors, lorentz_polarisation
 from xrdkit.space_group import operations
 from xrdkit.types import Candidate, Pattern, Problem, Progress
@@ -123,8 +122,6 @@ def hits_of(problem: Problem, volume: float) -> Iterator[Hits]:
 
     ``volume`` is expected per atom, in Å³.
     """
-    if not whole(problem.formula):
-        return
     library: Library = problem.library
     formula = numbered(problem.formula)
     atoms = sum(formula.values())

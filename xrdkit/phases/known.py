@@ -153,8 +153,11 @@ def without_phases(pattern: Pattern, phases: Sequence[Phase]) -> Pattern:
     left = (pattern.intensity - taken).clip(min=0)
     if left.max() <= 0:
         raise ValueError("the known phases explain the whole pattern; leave one out")
-    sigma = None if pattern.sigma is None else pattern.sigma / left.max()
-    return replace(pattern, intensity=left / left.max(), sigma=sigma)
+    scaled = {
+        name: None if value is None else value / left.max()
+        for name, value in (("sigma", pattern.sigma), ("background", pattern.background))
+    }
+    return replace(pattern, intensity=left / left.max(), **scaled)
 
 
 def _amounts(

@@ -23,13 +23,17 @@ COUNTS = 6  # of an element in the formula of an averaged type
 AIR = frozenset({1, 6, 8})
 
 
-def leftover(fit: Fit) -> Pattern:
-    """Observed intensity above the calculated profile, as a prepared pattern."""
+def leftover(fit: Fit, ranges: tuple[tuple[float, float], ...] = ()) -> Pattern:
+    """Observed intensity above the calculated profile, as a prepared pattern.
+
+    ``ranges`` are those that were measured.
+    """
     rest = (fit.observed - fit.calculated).clip(min=0).astype(float)
     return Pattern(
         fit.two_theta.astype(float),
         rest / max(rest.max(), 1e-12),
         fit.radiation,
+        ranges=ranges,
         instrument=fit.instrument,
         prepared=True,
         name="leftover",
@@ -48,7 +52,7 @@ def foreign_phases(
 
     if fit.unexplained < SUBSTANTIAL:
         return ()
-    rest = leftover(fit)
+    rest = leftover(fit, problem.pattern.ranges)
     own = {Element(e).Z for e in problem.formula}
     known = list(islice(known_compounds(problem.library, own), MOST))
     stretch = TYPE if problem.library.info.get("averaged") else GIVEN

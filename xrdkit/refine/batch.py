@@ -165,19 +165,19 @@ def fit_of(
     axis = int(block.axis[i])
     texture = None if axis < 0 else CHOICES[axis]
     main = Phase(crystal, candidate.symmetry, texture=texture)
-    phases, background = with_fractions(main, known, grid, fitted, i)
+    seen = grid.weight > 0
     return Fit(
         structure=structure,
-        phases=phases,
+        phases=with_fractions(main, known, grid, fitted, i),
         origin=candidate.origin,
         residual=float(fitted.residual[i]),
         score=0.0,
         prior=candidate.prior,
         known=candidate.known,
-        two_theta=grid.two_theta.cpu().numpy(),
-        observed=grid.observed.cpu().numpy(),
-        calculated=(fitted.calculated + fitted.background)[i].cpu().numpy(),
-        background=background.cpu().numpy(),
+        two_theta=grid.two_theta[seen].cpu().numpy(),
+        observed=grid.observed[seen].cpu().numpy(),
+        calculated=(fitted.calculated + fitted.background)[i, seen].cpu().numpy(),
+        background=fitted.background[i, seen].cpu().numpy(),
         radiation=grid.radiation,
         instrument=instrument,
         space_group=number,

@@ -73,10 +73,11 @@ def determined(
         )
     width, q_max = typical_fwhm(pattern), min(float(pattern.q.max()), Q_MAX)
     grid = make_grid(pattern, width, per_fwhm=PROFILE.per_fwhm, q_max=Q_MAX)
-    grid = with_phases(grid.to(device or torch.device("cpu")), phases)
+    grid = grid.to(device or torch.device("cpu"))
     done = []
     for fit in fits:
         seen = replace(grid, radiation=fit.radiation, instrument=fit.instrument)
+        seen = with_phases(seen, phases)
         held = held_again(fit, seen, q_max)
         yes, no = statements(held, seen, orbits_of(fit))
         done.append(replace(fit, determined=yes, undetermined=no))
@@ -148,7 +149,7 @@ def statements(
     words: dict[bool, list[str]] = {True: [], False: []}
     for orbit, present, error in zip(sites, without > TOLD, errors, strict=True):
         seen = bool(present) and orbit.symbol != "H"  # an electron, moved into its bond
-        known = [seen, *(present & (LEVEL * error < FAR)).tolist()]
+        known = [seen, *(seen & (LEVEL * error < FAR)).tolist()]
         for told, said in words.items():
             names = zip(("presence", *orbit.axes), known, strict=True)
             if chosen := [name for name, is_known in names if is_known == told]:
@@ -235,6 +236,8 @@ def exchanged(block: Block, one: Orbit, other: Orbit) -> Change:
     numbers, occupancy = _species(block)
     first, second = numbers[one.atoms[0]].clone(), numbers[other.atoms[0]].clone()
     numbers[one.atoms], numbers[other.atoms] = second, first
+    here, there = occupancy[one.atoms].clone(), occupancy[other.atoms].clone()
+    occupancy[one.atoms], occupancy[other.atoms] = there, here
     return numbers, occupancy
 
 

@@ -26,7 +26,8 @@ class Grid:
     ``a`` and ``b`` are in degrees. ``weight`` is zero outside the measured ranges.
     ``blur`` is the FWHM (in u) of the Gaussian that the observed profile has been
     convolved with. ``smooth`` are the terms of the background, ``known`` the profiles of
-    phases that are in the sample beside the candidate. Of ``instrument`` geometry and slits
+    phases that are in the sample beside the candidate, their maximum at one, ``heights``
+    their maxima per volume fraction. Of ``instrument`` geometry and slits
     count.
     """
 
@@ -40,6 +41,7 @@ class Grid:
     weight: Float[Tensor, " points"]
     smooth: Float[Tensor, "points terms"]
     known: Float[Tensor, "points phases"]
+    heights: Float[Tensor, " phases"]
     radiation: Radiation
     instrument: Instrument = field(default_factory=Instrument)
 
@@ -53,7 +55,7 @@ class Grid:
 
     def to(self, device: torch.device) -> "Grid":
         """The same grid on another device."""
-        names = ("two_theta", "observed", "weight", "smooth", "known")
+        names = ("two_theta", "observed", "weight", "smooth", "known", "heights")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     @property
@@ -130,6 +132,7 @@ def make_grid(
         torch.tensor(weight / weight.max(), dtype=torch.float32),
         torch.tensor(smooth, dtype=torch.float32),
         torch.zeros(points, 0),
+        torch.zeros(0),
         radiation,
         pattern.instrument,
     )

@@ -19,7 +19,8 @@ def with_phases(grid: Grid, phases: tuple[Phase, ...]) -> Grid:
     if not phases:
         return grid
     curves = torch.stack([profile_of(phase, grid) for phase in phases], 1)
-    return replace(grid, known=curves / curves.amax(0).clamp_min(1e-12))
+    heights = curves.amax(0).clamp_min(1e-30)
+    return replace(grid, known=curves / heights, heights=heights)
 
 
 def profile_of(phase: Phase, grid: Grid) -> Float[Tensor, " points"]:
@@ -38,26 +39,24 @@ def profile_of(phase: Phase, grid: Grid) -> Float[Tensor, " points"]:
 
 def with_fractions(
     main: Phase, phases: tuple[Phase, ...], grid: Grid, fitted: Fitted, i: int
-) -> tuple[tuple[Phase, ...], Float[Tensor, " points"]]:
-    """All phases with scale and weight fraction, and the background without them.
+) -> tuple[Phase, ...]:
+    """All phases with scale and weight fraction.
 
     Profiles are per volume fraction, so that mass is scale times density.
     """
     if not phases:
-        return (main,), fitted.background[i]
+        return (main,)
     linear = torch.linalg.lstsq(grid.linear, fitted.background[i][:, None]).solution[:, 0]
-    terms = grid.smooth.shape[1]
-    one = fitted.block.select(torch.tensor([i]))
-    heights = [profiles(one, grid, False)[0].amax()]
-    heights += [profile_of(phase, grid).amax() for phase in phases]
-    tops = [fitted.calculated[i].amax(), *linear[terms:].clamp_min(0)]
-    scales = [float(top / height) for top, height in zip(tops, heights, strict=True)]
-    masses = [s * density(phase) for s, phase in zip(scales, (main, *phases), strict=True)]
-    together = tuple(
+    one = fitted.block.select(torch.tensor([i], device=linear.device))
+    own = fitted.calculated[i].amax() / profiles(one, grid, False)[0].amax()
+    others = linear[grid.smooth.shape[1] :].clamp_min(0) / grid.heights
+    scales = [float(own), *others.tolist()]
+    every = (main, *phases)
+    masses = [s * density(phase) for s, phase in zip(scales, every, strict=True)]
+    return tuple(
         replace(phase, scale=s, weight_fraction=mass / sum(masses))
-        for phase, s, mass in zip((main, *phases), scales, masses, strict=True)
+        for phase, s, mass in zip(every, scales, masses, strict=True)
     )
-    return together, grid.smooth @ linear[:terms]
 
 
 def density(phase: Phase) -> float:

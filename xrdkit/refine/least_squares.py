@@ -16,6 +16,8 @@ from xrdkit.refine.grid import Grid
 
 PRIOR_STRAIN, PRIOR_SHIFT = 0.03, 0.2  # relative; Å
 PRIOR_EXTRAS = (0.06, 0.4, 0.4, 1.0)  # degrees, log, share, Å²
+U_LEAST = 0.001  # Å², below which no displacement parameter is brought
+NEVER = 1e12  # ridge that keeps a known phase's scale at zero
 SETTLED = 0.002  # relative fall of the cost in a step below which a candidate is done
 PULL = 0.02  # of the squared residual: the cost of a parameter at its prior width
 
@@ -71,8 +73,14 @@ def solve_linear(
     )
     terms = 1 + grid.smooth.shape[1]
     ridge[0], ridge[terms:] = 1e-9, 1e-9
-    solution = torch.linalg.solve(normal + torch.diag(ridge), right).float()
-    solution = torch.cat([solution[:, :terms], solution[:, terms:].clamp_min(0)], 1)
+    normal = normal + torch.diag(ridge)
+    solution = torch.linalg.solve(normal, right)
+    if terms < normal.shape[-1] and bool((solution[:, terms:] < 0).any()):
+        out = torch.where(solution < 0, NEVER, 0.0) * (ridge == ridge[-1])
+        out[:, 0] = 0
+        solution = torch.linalg.solve(normal + torch.diag_embed(out), right)
+        solution[:, terms:] = solution[:, terms:].clamp_min(0)
+    solution = solution.float()
     scale = solution[:, 0].clamp_min(1e-6)
     return scale / height, solution[:, 1:] @ linear
 
@@ -180,7 +188,10 @@ def _bounded(
     values = block.values + step / longest[:, None]
     low = step.new_tensor([-0.15] * STRAINS + [-1.5] * k + [-0.3, -1.2, -0.5, -0.4])
     high = step.new_tensor([0.15] * STRAINS + [1.5] * k + [0.3, 1.6, 0.5, 6.0])
-    return values.clamp(low, high)
+    values = values.clamp(low, high)
+    least = torch.where(block.occupancy > 0, block.u_iso, U_LEAST + 1).amin(1)
+    values[:, -1] = values[:, -1].maximum(8 * torch.pi**2 * (U_LEAST - least).clamp(max=0))
+    return values
 
 
 def choose(rows: Int[Tensor, " chosen"], new: Fitted, old: Fitted) -> Fitted:

@@ -157,12 +157,12 @@ def refined(block: Block, grid: Grid, stage: Stage) -> Fitted:
     _, scale = matched(fitted.calculated, grid.observed[None], (grid.weight > 0).float())
     profile = fitted.calculated * scale[:, None]
     for _ in range(ROUNDS):
-        fitted = refine_block(fitted.block, forgiving(grid, profile[0]), stage)
+        fitted = refine_block(fitted.block, above_forgiven(grid, profile[0]), stage)
         profile = fitted.calculated
     return fitted
 
 
-def forgiving(grid: Grid, profile: Float[Tensor, " points"]) -> Grid:
+def above_forgiven(grid: Grid, profile: Float[Tensor, " points"]) -> Grid:
     """The grid with little weight where it lies above the profile, and no background."""
     excess = (grid.observed - profile).clamp_min(0)
     usual = ABOVE * profile + FLOOR * profile.max()

@@ -7,12 +7,13 @@ better with it.
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from xrdkit.refine.block import Block
 from xrdkit.refine.grid import Grid
 from xrdkit.refine.least_squares import Stage, refine_block
 from xrdkit.types import Instrument
-from xrdkit.wavelengths import radiation_choices, with_kbeta
+from xrdkit.wavelengths import has_kbeta, is_line, radiation_choices, with_kbeta
 
 FEW = Stage(0.0, 3.0, 4, True, True, 3)
 OVERFLOWS = (20.0, 30.0, 45.0)  # ° of 2θ
@@ -42,12 +43,15 @@ def best_optics(grid: Grid, blocks: list[Block]) -> Grid:
 
 def _residual(grid: Grid, blocks: list[Block]) -> float:
     """The lowest profile residual of the candidates after a few steps."""
-    return min(float(refine_block(b, grid, FEW).residual.min()) for b in blocks)
+    residual = torch.cat([refine_block(b, grid, FEW).residual for b in blocks])
+    return float(residual.nan_to_num(nan=torch.inf).min())
 
 
 def _slits(grid: Grid) -> list[Grid]:
-    """Automatic slits and overflow, for a flat sample whose slits were not said."""
+    """Automatic slits and overflow, for a flat sample at a tube."""
     now = grid.instrument
+    if not is_line(grid.radiation.main):
+        return []
     if now.geometry != "bragg-brentano" or now.slits == "automatic" or now.overflow:
         return []
     low = float(grid.two_theta[0])
@@ -58,7 +62,7 @@ def _slits(grid: Grid) -> list[Grid]:
 
 def _kbeta(grid: Grid) -> list[Grid]:
     """Shares of Kβ, for a tube's Kα without."""
-    if len(grid.radiation.wavelengths) > 2:
+    if has_kbeta(grid.radiation):
         return []
     beams = [with_kbeta(grid.radiation, share) for share in K_BETAS]
     return [replace(grid, radiation=beam) for beam in beams if beam is not None]

@@ -53,7 +53,10 @@ def fit_row(fit: Fit, rank: int = 1, group: int | str = "") -> dict[str, Any]:
 
 
 def solution_text(solution: Solution, limit: int = 10) -> str:
-    """The first structures as a table, then the verdict, its confidence and its reasons."""
+    """The first structures as a table, the verdict, its reasons, and what is left open.
+
+    Equal numbers under "group" are structures that the pattern cannot tell apart.
+    """
     rows = solution_rows(solution)
     shown = [
         {
@@ -64,6 +67,7 @@ def solution_text(solution: Solution, limit: int = 10) -> str:
             "V (Å³)": f"{row['volume']:.1f}",
             "residual": f"{row['residual']:.3f}",
             "score": f"{row['score']:.1f}",
+            "group": row["group"],
             "origin": row["origin"],
         }
         for row in rows[:limit]
@@ -72,7 +76,22 @@ def solution_text(solution: Solution, limit: int = 10) -> str:
     if len(rows) > limit:
         lines.append(f"… and {len(rows) - limit} more")
     lines.append(f"verdict: {solution.verdict}, confidence {solution.confidence:.2f}")
-    return "\n".join([*lines, *(f"  {reason}" for reason in solution.reasons)])
+    return "\n".join(
+        [*lines, *(f"  {said}" for said in (*solution.reasons, *_told(solution)))]
+    )
+
+
+def _told(solution: Solution) -> list[str]:
+    """What is not determined in the first fit, and what it leaves."""
+    if not solution.fits:
+        return []
+    best, said = solution.fits[0], []
+    if best.undetermined:
+        said.append(f"not determined by the pattern: {'; '.join(best.undetermined)}")
+    if solution.foreign:
+        named = ", ".join(f"{name} {part:.0%} of it" for name, part in solution.foreign)
+        said.append(f"unexplained: {best.unexplained:.0%} of the intensity; may be {named}")
+    return said
 
 
 def sites_text(wyckoff: str) -> str:
