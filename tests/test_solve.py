@@ -9,7 +9,7 @@ from pymatgen.core import Structure
 from textbook import STRUCTURES, another_pose, table_of, with_elements
 
 from xrdkit.crystal import from_structures
-from xrdkit.generators import templates
+from xrdkit.generators import SOURCES, templates
 from xrdkit.library import Library, build
 from xrdkit.simulate import pattern_of, realistic
 from xrdkit.solve import run, solve, solve_steps
@@ -18,6 +18,7 @@ from xrdkit.wavelengths import radiation as beam
 
 PEAKS = Instrument(w=0.01, y=0.05)
 STRICT = StructureMatcher(ltol=0.05, stol=0.2, angle_tol=3, scale=False)
+TYPES = ("templates",)
 SWAPS = {
     "Na": "K", "Cl": "Br", "Cs": "Tl", "Zn": "Cd", "S": "Te", "Ca": "Sr", "F": "Cl",
     "Sr": "Ba", "Ti": "Sn", "O": "F", "Fe": "Ru", "Cu": "Ag", "Al": "Cr", "Mg": "Mn",
@@ -140,9 +141,11 @@ def slow(*values):
 
 
 TEXTBOOK = (
-    "Al2O3", "CuO",
-    *map(slow, ("NaCl", "CsCl", "ZnO", "SrTiO3", "TiO2 141", "FeS2", "MgAl2O4", "LiGaO2")),
-)  # fmt: skip
+    "Al2O3",
+    *map(slow, ("NaCl", "CsCl", "ZnO", "SrTiO3", "TiO2 141", "FeS2", "MgAl2O4")),
+    *map(slow, ("CuO", "LiGaO2")),
+)
+EVERY_SOURCE = (TYPES, slow(tuple(SOURCES)))  # all are slow where nothing fits
 SYNCHROTRON = Radiation((0.4959,), polarisation=0.97)
 
 
@@ -184,7 +187,7 @@ def test_space_group_given_admits_no_other(solved, few):
 
 def test_contents_given_admit_no_other(solved, few):
     pattern = measured("TiO2", beam("CuKa"))
-    solution = solved(pattern, "TiO2", library=few, contents="Ti2 O4")
+    solution = solved(pattern, "TiO2", library=few, contents="Ti2 O4", sources=TYPES)
     assert right(solution, "TiO2")
     for fit in solution.fits:
         assert len(fit.phases[0].crystal.numbers) == 6
@@ -192,15 +195,17 @@ def test_contents_given_admit_no_other(solved, few):
 
 def test_wrong_space_group_leaves_the_right_structure_out(solved, few):
     pattern = measured("TiO2", beam("CuKa"))
-    solution = solved(pattern, "TiO2", library=few, space_group=225)
+    solution = solved(pattern, "TiO2", library=few, space_group=225, sources=TYPES)
     assert not any(STRICT.fit(f.structure, STRUCTURES["TiO2"]) for f in solution.fits)
     assert solution.verdict != "confident"
 
 
-def test_excluded_formula_takes_its_templates_away(solved, few):
+@pytest.mark.parametrize("sources", EVERY_SOURCE)
+def test_excluded_formula_takes_its_templates_away(solved, few, sources):
     pattern = measured("TiO2", beam("CuKa"))
     relatives = ("F2Sn",)  # what rutile was solved from
-    solution = solved(pattern, "TiO2", library=few, exclude=relatives)
+    given = {"library": few, "exclude": relatives, "sources": sources}
+    solution = solved(pattern, "TiO2", **given)
     assert not any("AB2 136" in f.origin or "AB2 141" in f.origin for f in solution.fits)
     assert not any(STRICT.fit(f.structure, STRUCTURES["TiO2"]) for f in solution.fits)
     assert solution.problem.exclude == {"F2Sn"}
@@ -214,8 +219,9 @@ def test_formula_without_a_type_gives_no_verdict_and_no_crash(solved):
     assert "no known structure type" in solution.reasons[0]
 
 
-def test_pattern_of_another_compound_is_not_explained(solved):
-    solution = solved(measured("CaCO3", beam("CuKa")), "NaCl")
+@pytest.mark.parametrize("sources", EVERY_SOURCE)
+def test_pattern_of_another_compound_is_not_explained(solved, sources):
+    solution = solved(measured("CaCO3", beam("CuKa")), "NaCl", sources=sources)
     assert solution.verdict == "none"
     assert solution.confidence < 0.2
 
