@@ -145,7 +145,6 @@ TEXTBOOK = (
     *map(slow, ("NaCl", "CsCl", "ZnO", "SrTiO3", "TiO2 141", "FeS2", "MgAl2O4")),
     *map(slow, ("CuO", "LiGaO2")),
 )
-EVERY_SOURCE = (TYPES, slow(tuple(SOURCES)))  # all are slow where nothing fits
 SYNCHROTRON = Radiation((0.4959,), polarisation=0.97)
 
 
@@ -200,7 +199,7 @@ def test_wrong_space_group_leaves_the_right_structure_out(solved, few):
     assert solution.verdict != "confident"
 
 
-@pytest.mark.parametrize("sources", EVERY_SOURCE)
+@pytest.mark.parametrize("sources", [TYPES, slow(tuple(SOURCES))])
 def test_excluded_formula_takes_its_templates_away(solved, few, sources):
     pattern = measured("TiO2", beam("CuKa"))
     relatives = ("F2Sn",)  # what rutile was solved from
@@ -219,9 +218,8 @@ def test_formula_without_a_type_gives_no_verdict_and_no_crash(solved):
     assert "no known structure type" in solution.reasons[0]
 
 
-@pytest.mark.parametrize("sources", EVERY_SOURCE)
-def test_pattern_of_another_compound_is_not_explained(solved, sources):
-    solution = solved(measured("CaCO3", beam("CuKa")), "NaCl", sources=sources)
+def test_pattern_of_another_compound_is_not_explained(solved):
+    solution = solved(measured("CaCO3", beam("CuKa")), "NaCl")
     assert solution.verdict == "none"
     assert solution.confidence < 0.2
 
