@@ -80,7 +80,7 @@ def cost(fitted: Fitted) -> torch.Tensor:
     return fitted.residual**2 * (1 + PULL * fitted.penalty)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SEVERAL)
 def test_disturbed_start_finds_cell_and_coordinates(name, seed):
     right = candidate_of(STRUCTURES[name])

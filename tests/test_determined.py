@@ -37,6 +37,7 @@ LAYERED = Structure.from_spacegroup(
     ["Co", "Li", "O"],
     [[0, 0, 0], [0, 0, 0.5], [0, 0, 0.24]],
 )
+SLOW = pytest.mark.slow
 FIXED = "(coordinates fixed by symmetry)"
 
 
@@ -51,6 +52,12 @@ def measured(structure: Structure) -> Pattern:
 def refined(structure: Structure, pattern: Pattern) -> Fit:
     (fit,) = run(refine_steps(pattern, [candidate_of(structure)]), False)
     return fit
+
+
+@pytest.fixture(scope="module")
+def salt() -> tuple[Pattern, Fit]:
+    pattern = measured(STRUCTURES["NaCl"])
+    return pattern, refined(STRUCTURES["NaCl"], pattern)
 
 
 def said(structure: Structure) -> tuple[set[str], set[str]]:
@@ -84,7 +91,9 @@ def test_hydrogen_in_palladium_and_in_brucite_is_not_determined():
     assert said(BRUCITE)[1] == {"H1 (2d): presence, z"}
 
 
-@pytest.mark.parametrize("pair", [("Fe", "Co"), ("K", "Cl"), ("Ge", "As")])
+@pytest.mark.parametrize(
+    "pair", [("Fe", "Co"), ("K", "Cl"), pytest.param(("Ge", "As"), marks=SLOW)]
+)
 def test_neighbours_in_the_periodic_table_are_not_told_apart(pair):
     yes, no = said(renamed(STRUCTURES["NaCl"], *pair))
     (sentence,) = no
@@ -93,7 +102,9 @@ def test_neighbours_in_the_periodic_table_are_not_told_apart(pair):
     assert len(yes) == 2
 
 
-@pytest.mark.parametrize("pair", [("Na", "Pb"), ("Na", "Cl"), ("Cs", "F")])
+@pytest.mark.parametrize(
+    "pair", [("Na", "Cl"), ("Cs", "F"), pytest.param(("Na", "Pb"), marks=SLOW)]
+)
 def test_elements_far_apart_are_told_apart_though_an_exchange_gives_the_same_crystal(pair):
     yes, no = said(renamed(STRUCTURES["NaCl"], *pair))
     assert not no
@@ -106,7 +117,10 @@ def test_exchange_that_moves_oxygen_into_the_same_crystal_is_passed_over():
     assert not no
 
 
-@pytest.mark.parametrize("name", ["TiO2", "ZnO", "CuFeS2", "FeTiO3"])
+@pytest.mark.parametrize(
+    "name",
+    ["TiO2", "CuFeS2", *(pytest.param(name, marks=SLOW) for name in ("ZnO", "FeTiO3"))],
+)
 def test_nothing_changes_with_origin_orientation_cell_and_order_of_atoms(name):
     def plain(sentences):
         # Wyckoff letters of special positions depend on the origin
@@ -117,9 +131,8 @@ def test_nothing_changes_with_origin_orientation_cell_and_order_of_atoms(name):
     assert [plain(s) for s in first] == [plain(s) for s in second]
 
 
-def test_rest_of_the_fit_stays_as_it_was():
-    pattern = measured(STRUCTURES["NaCl"])
-    fit = refined(STRUCTURES["NaCl"], pattern)
+def test_rest_of_the_fit_stays_as_it_was(salt):
+    pattern, fit = salt
     (told,) = determined(pattern, [fit])
     assert told.phases is fit.phases
     assert (told.residual, told.score) == (fit.residual, fit.score)
@@ -133,9 +146,8 @@ def test_coordinates_are_named_by_the_axes_along_which_they_are_free():
     assert pivots(np.zeros((3, 2))) == pivots(np.zeros((3, 0))) == ()
 
 
-def test_classes_hold_fits_of_one_residual_whatever_their_score():
-    pattern = measured(STRUCTURES["NaCl"])
-    fit = refined(STRUCTURES["NaCl"], pattern)
+def test_classes_hold_fits_of_one_residual_whatever_their_score(salt):
+    _, fit = salt
     residuals, scores = (0.1, 0.2, 0.1005, 0.201), (9.0, 5.0, -30.0, -40.0)
     fits = [
         replace(fit, residual=r, score=s) for r, s in zip(residuals, scores, strict=True)
@@ -144,7 +156,7 @@ def test_classes_hold_fits_of_one_residual_whatever_their_score():
     assert equivalent([]) == ()
 
 
-def test_pattern_that_is_not_prepared_is_refused():
-    pattern = replace(measured(STRUCTURES["NaCl"]), prepared=False)
+def test_pattern_that_is_not_prepared_is_refused(salt):
+    pattern = replace(salt[0], prepared=False)
     with pytest.raises(ValueError, match=r"as measured.*give solution\.problem\.pattern"):
         determined(pattern, [])

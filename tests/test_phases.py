@@ -34,6 +34,7 @@ from xrdkit.wavelengths import radiation
 
 BEAM = radiation("CuKa")
 INSTRUMENT = Instrument(w=0.01)
+SLOW = pytest.mark.slow
 HELD = ("TiO2", "TiO2 141", "Cu", "ZnO", "CaCO3", "NaCl", "MgO", "SrTiO3")
 
 
@@ -81,8 +82,15 @@ def rutile_and_corundum():
     return blend("TiO2", "Al2O3")
 
 
-@pytest.mark.parametrize(("main", "foreign"), [("TiO2", "Al2O3"), ("CaTiO3", "NaCl")])
-@pytest.mark.parametrize("form", ["strained structure", "formula"])
+@pytest.mark.parametrize(
+    ("main", "foreign", "form"),
+    [
+        ("TiO2", "Al2O3", "strained structure"),
+        ("CaTiO3", "NaCl", "formula"),
+        pytest.param("TiO2", "Al2O3", "formula", marks=SLOW),
+        pytest.param("CaTiO3", "NaCl", "strained structure", marks=SLOW),
+    ],
+)
 def test_cell_of_a_known_phase_is_found_within_a_thousandth(main, foreign, form, known):
     what = STRUCTURES[foreign].composition.reduced_formula
     if form == "strained structure":
@@ -173,7 +181,7 @@ def test_pattern_of_known_phases_alone_has_nothing_left(known):
     assert left.intensity.max() <= 1  # scaled up: what numbers and line shape leave
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=SLOW) for n in (2, 3))])
 def test_perfect_fit_of_a_noisy_pattern_leaves_nothing_unexplained(seed):
     pattern = clean("TiO2")
     counts = torch.poisson(

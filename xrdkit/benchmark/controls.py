@@ -52,7 +52,7 @@ def by_prior(problem: Problem, count: int) -> list[Candidate]:
         np.full(len(best), volume),
         np.array([prior for _, (prior, _) in best]),
     )
-    return [c for i in range(len(best)) for c in candidates(problem, hits, i)]
+    return [c for i in range(len(best)) for c in candidates(problem, hits, i, {})]
 
 
 def as_fits(pattern: Pattern, candidates: Iterable[Candidate]) -> Iterable[Fit]:
