@@ -173,10 +173,8 @@ def joined(parts: list[Hits]) -> Hits:
 
 
 def numbered(formula: dict[str, float]) -> dict[int, int]:
-    """Counts by atomic number of counts by symbol."""
-    from pymatgen.core import Element
-
-    return {Element(e).Z: round(n) for e, n in formula.items()}
+    """Whole counts by atomic number of counts by symbol."""
+    return {z: round(n) for z, n in by_number(formula).items()}
 
 
 def allowed_sizes(problem: Problem, volume: float) -> set[int]:

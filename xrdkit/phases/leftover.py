@@ -10,6 +10,7 @@ import numpy as np
 from xrdkit.library import Library, formula_hash
 from xrdkit.peaks import typical_fwhm
 from xrdkit.phases.compounds import GIVEN, TYPE, common_compounds, compound, reduced_name
+from xrdkit.problem import by_number
 from xrdkit.refine.block import pack
 from xrdkit.refine.grid import make_grid
 from xrdkit.refine.least_squares import refine_block
@@ -48,12 +49,10 @@ def foreign_phases(
     Compounds of the sample's elements, with oxygen, carbonates and water from the air, that
     the library knows, and common holders and standards. Empty where little is left.
     """
-    from pymatgen.core import Element
-
     if fit.unexplained < SUBSTANTIAL:
         return ()
     rest = leftover(fit, problem.pattern.ranges)
-    own = {Element(e).Z for e in problem.formula}
+    own = set(by_number(problem.formula))
     known = list(islice(known_compounds(problem.library, own), MOST))
     stretch = TYPE if problem.library.info.get("averaged") else GIVEN
     found: dict[str, float] = {}
