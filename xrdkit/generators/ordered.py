@@ -33,7 +33,7 @@ from xrdkit.generators.templates import (
 from xrdkit.library import Library, expected_volume, mendeleev_numbers
 from xrdkit.peaks import typical_fwhm
 from xrdkit.phases import without_phases
-from xrdkit.problem import by_number
+from xrdkit.problem import by_number, whole
 from xrdkit.rank import log_evidence
 from xrdkit.refine.batch import NOT_A_FIT, refine_steps
 from xrdkit.refine.block import EXTRAS, STRAINS, Block
@@ -50,6 +50,7 @@ UNEXPLAINED = 0.05  # residual above which parents are tried
 TWINS = 2  # difference of atomic numbers that a powder pattern hardly sees
 INDEX, ATOMS, EACH = 4, 20, 200  # supercells, atoms in them, orderings of one parent
 ORDERED = 1.0  # lost in the prior by an ordering, beside what merging costs
+DISORDERED = 3.0  # lost by a parent with mixed sites where whole numbers ask for none
 KEPT, MARGIN = 80, 40.0  # orderings put up; their log posterior below that of the best
 WHOLE = 0.01  # what a number of atoms may be off a whole number
 Q_MAX = 4.5  # 1/Å, for the comparison of orderings: superlattice lines come early
@@ -383,6 +384,8 @@ def mixed_candidates(problem: Problem, parent: Parent) -> list[Candidate]:
         return []
     if not may_be_mixed(problem, parent.contents):
         return []
+    if whole(problem.formula):
+        parent = replace(parent, prior=parent.prior - DISORDERED)
     return [
         mixed(replace(parent, lattice=lattice))
         for lattice in onto_cells(problem, parent.lattice, parent.space_group)

@@ -28,6 +28,7 @@ from xrdkit.generators.spectra import (
 )
 from xrdkit.library import Library, expected_volume, mendeleev_numbers
 from xrdkit.phases import known_types, reduced_name, without_phases
+from xrdkit.problem import by_number
 from xrdkit.scattering import dispersion, form_factors, lorentz_polarisation
 from xrdkit.space_group import operations
 from xrdkit.types import Candidate, Pattern, Problem, Progress
