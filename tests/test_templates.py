@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -288,3 +289,9 @@ def test_type_of_more_species_serves_a_formula_of_fewer():
     # rocksalt from a structure with two kinds of metal on its sites
     found = proposed(problem(STRUCTURES["NaCl"], library_of(STRUCTURES["CuFeS2"])))
     assert [c.symmetry.number for c in found] == [122, 122]  # Na, Na, Cl and Cl, Cl, Na
+
+
+def test_formula_with_fractions_is_left_to_mixed_sites():
+    asked = problem(STRUCTURES["TiO2"], library_of(*RUTILES))
+    assert proposed(asked)
+    assert proposed(replace(asked, formula={"Ti": 0.7, "Sn": 0.3, "O": 2.0})) == []

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from xrdkit.generators.templates import numbered, substitutions
 from xrdkit.library import Library, expected_volume, mendeleev_numbers
+from xrdkit.problem import whole
 from xrdkit.types import Problem, Progress
 
 UNEXPLAINED = 0.25  # residual above which other hydrogen contents are tried
@@ -38,6 +39,8 @@ def hydrogen_variants(problem: Problem) -> list[tuple[Problem, float, str]]:
     oxides only, in the amounts and types in which the library has it.
     """
     formula, library = problem.formula, problem.library
+    if not whole(formula):
+        return []
     if "H" in formula:
         bare = _less_hydrogen(formula)
         if not bare:
@@ -51,11 +54,11 @@ def hydrogen_variants(problem: Problem) -> list[tuple[Problem, float, str]]:
         return []
     rows, per_atom = hydrogen_in(library)
     amounts = per_atom * sum(formula.values())
-    whole = np.isclose(amounts, np.rint(amounts))
+    possible = np.isclose(amounts, np.rint(amounts))
     others = np.setdiff1d(library.kind, library.kind[rows])
     hydrides = library.without_types(others)
     variants = []
-    for n in np.unique(np.rint(amounts[whole])):
+    for n in np.unique(np.rint(amounts[possible])):
         asked = replace(problem, formula={**formula, "H": float(n)}, library=hydrides)
         volume = expected_volume(library, numbered(asked.formula))
         variants.append((asked, volume, ", H added"))

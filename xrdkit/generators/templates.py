@@ -28,7 +28,7 @@ from xrdkit.generators.spectra import (
 )
 from xrdkit.library import Library, expected_volume, mendeleev_numbers
 from xrdkit.phases import known_types, reduced_name, without_phases
-from xrdkit.problem import by_number
+from xrdkit.problem import by_number, whole
 from xrdkit.scattering import dispersion, form_factors, lorentz_polarisation
 from xrdkit.space_group import operations
 from xrdkit.types import Candidate, Pattern, Problem, Progress
@@ -204,13 +204,13 @@ def propose(
 ) -> Iterator[Progress]:
     """The substitutions that look most like the pattern; returns ``count`` candidates.
 
-    Half as many more may come from types whose slots several elements share.
+    Half as many more may come from types whose slots several elements share. A formula with
+    fractions gets none: templates are ordered.
     """
-    formula = numbered(problem.formula)
-    found = yield from substitutions(
-        problem, expected_volume(problem.library, formula), count
-    )
-    return found
+    if not whole(problem.formula):
+        return []
+    volume = expected_volume(problem.library, numbered(problem.formula))
+    return (yield from substitutions(problem, volume, count))
 
 
 def substitutions(problem: Problem, volume: float, count: int) -> Iterator[Progress]:
