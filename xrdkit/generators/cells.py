@@ -49,7 +49,10 @@ POLISHED = 32  # lines in the last refinement
 SPREAD = 0.12  # of ln V about the expected
 ALIKE = 0.015  # relative edges and volume within which two results are one lattice
 CLEAR = 2.2  # figure per line beyond which lower symmetry is not tried
-PARENTS, ENLARGED = 5, 4  # cells too small for the formula that are enlarged, how far
+LOWER = ("oP", "mP", "aP")  # before which a clear result ends the search
+SEARCHES = {"m": 4, "a": 5}  # at most, of systems with many parameters
+PARENTS, ENLARGED = 5, 4  # cells whose derivatives are tried, how much larger
+SMALLER = (2, 3)  # times smaller
 KEPT = 60  # results from which the answer is chosen
 LOOKED_AT = 3  # first cells whose ambiguities and extinctions are worked out
 
@@ -120,14 +123,18 @@ def index_steps(
     generator = torch.Generator().manual_seed(seed)
     pool: list[Setting] = []
     for done, symbol in enumerate(wanted):
-        if symbol.endswith("P") and _clear(pool, lines):
+        if symbol in LOWER and _clear(pool, lines):
             break
-        trials = search(symbol, lines, generator, unit=volume)
-        pool += _polished(trials, symbol, lines, volume)
-        best = max(pool, key=lambda s: s.figure, default=None)
-        spent = time.monotonic() - started
-        yield Progress("index", done + 1, len(wanted), best, symbol, spent)
-    pool += _enlarged(distinct(pool, PARENTS), lines, volume)
+        for _ in range(SEARCHES.get(symbol[0], 1)):
+            trials = search(symbol, lines, generator, unit=volume)
+            found = _polished(trials, symbol, lines, volume)
+            pool += found
+            best = max(pool, key=lambda s: s.figure, default=None)
+            spent = time.monotonic() - started
+            yield Progress("index", done + 1, len(wanted), best, symbol, spent)
+            if _clear(found, lines):
+                break
+    pool += _derivatives(distinct(pool, PARENTS), lines, volume)
     pool = distinct([_symmetric(s, lines, volume) for s in distinct(pool, KEPT)], count)
     return [_described(pool, rank, lines, pattern) for rank in range(len(pool))]
 
@@ -198,16 +205,25 @@ def distinct(settings: list[Setting], count: int) -> list[Setting]:
     return [setting for _, setting in chosen]
 
 
-def _enlarged(parents: list[Setting], lines: Lines, volume: float | None) -> list[Setting]:
-    """Superlattices of cells that are too small for one formula unit of ``volume``."""
+def _derivatives(
+    parents: list[Setting], lines: Lines, volume: float | None
+) -> list[Setting]:
+    """Sublattices of the best cells, and superlattices of those too small.
+
+    Too small is a cell for one formula unit of ``volume``; too large it may have been found
+    by chance, though a part of it explains the lines as well.
+    """
     groups: dict[str, list[Setting]] = {}
     for parent in parents:
         small = volume is not None and parent.volume < 0.65 * volume
-        for n in range(2, ENLARGED + 1) if small else ():
-            for rows in superlattices(n):
-                symbol, lattice = standard(rows @ parent.primitive)
-                larger = Setting(symbol, lattice, parent.zero)
-                groups.setdefault(symbol, []).append(larger)
+        changes = [np.linalg.inv(rows).T for n in SMALLER for rows in superlattices(n)]
+        changes += [
+            rows for n in range(2, ENLARGED + 1) if small for rows in superlattices(n)
+        ]
+        for rows in changes:
+            symbol, lattice = standard(rows @ parent.primitive)
+            changed = Setting(symbol, lattice, parent.zero)
+            groups.setdefault(symbol, []).append(changed)
     found = []
     for symbol, settings in groups.items():
         found += _polished(_trials(settings), symbol, lines, volume)
