@@ -6,9 +6,10 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from xrdkit import library
-from xrdkit.benchmark import measured, mp20, outcomes, summary, summary_text
-from xrdkit.benchmark.counts import compounds, filtered, separation
+from xrdkit.benchmark import measured, mp20, outcomes, results, summary, summary_text
+from xrdkit.benchmark.counts import compounds, filtered, rate, separation
 from xrdkit.benchmark.measured_patterns import beam_of
+from xrdkit.benchmark.mixtures import ALONE, MIXED, kept
 from xrdkit.benchmark.scoring import shard_of
 from xrdkit.benchmark.simulated_patterns import types_of
 from xrdkit.crystal import from_structures
@@ -270,6 +271,20 @@ def test_compound_is_right_when_more_than_half_of_its_patterns_are():
     rows = [row(ok, compound="TiO2") for ok in (True, True, False)]
     rows += [row(ok, compound="NaCl") for ok in (True, False)]
     assert compounds(rows, "literature")["first"][:2] == (1, 2)
+
+
+def test_rate_of_no_entries_is_not_known():
+    assert rate(0, 0) == (0, 0, 0.0, 0.0, 1.0)
+
+
+def test_mixtures_of_entries_that_are_all_wrong_alone_are_counted(tmp_path):
+    path = tmp_path / "r.json"
+    results.start(path, {"benchmark": "impurity"})
+    for kind in (ALONE, MIXED):
+        results.append(path, row(False) | {"id": f"x {kind}"})
+    assert kept([path]) == {
+        ALONE: rate(0, 1), MIXED: rate(0, 1), "kept": (0, 0, 0.0, 0.0, 1.0)
+    }  # fmt: skip
 
 
 def test_auc_says_whether_residuals_separate_right_from_wrong():

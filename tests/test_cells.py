@@ -7,7 +7,7 @@ import pytest
 import torch
 from textbook import STRUCTURES, cell, hexagonal, square
 
-from xrdkit.benchmark.cells import crystal_system, indexing, indexing_counts
+from xrdkit.benchmark.cells import answer, crystal_system, indexing, indexing_counts
 from xrdkit.crystal import from_structures
 from xrdkit.dataset import Table
 from xrdkit.generators.cells import (
@@ -271,6 +271,13 @@ def test_benchmark_counts_lattices_found_on_disturbed_patterns(tmp_path):
     counted = {c["group"]: c for c in indexing_counts(rows)}
     assert counted["all"]["first"] == 1
     assert counted["hexagonal"]["n"] == 1
+
+
+def test_pattern_without_any_cell_has_no_rank(monkeypatch):
+    monkeypatch.setattr("xrdkit.benchmark.cells.index", lambda *given, **settings: [])
+    row = answer(pattern("CsCl"), "CsCl", STRUCTURES["CsCl"], "cubic", None)
+    assert row["rank"] is None
+    assert indexing_counts([row])[-1]["within 20"] == 0
 
 
 def test_crystal_systems_begin_where_the_tables_say():

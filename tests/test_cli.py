@@ -1,3 +1,4 @@
+import argparse
 import csv
 import subprocess
 import sys
@@ -6,9 +7,10 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from xrdkit import __version__, report
+from xrdkit import __version__, generators, report
 from xrdkit.cli import main
-from xrdkit.cli.words import wavelength
+from xrdkit.cli.words import SOURCES, span, wavelength
+from xrdkit.examples import path
 from xrdkit.pattern import read
 
 
@@ -61,6 +63,30 @@ def refused(capsys, *words):
 
 def solve(*words):
     return ["solve", "example:rutile", "--formula", "TiO2", "--wavelength", "CuKa", *words]
+
+
+def test_names_of_sources_are_those_of_the_generators():
+    assert tuple(generators.SOURCES) == SOURCES
+
+
+def test_range_may_begin_at_zero():
+    assert span("0,80") == (0, 80)
+    with pytest.raises(argparse.ArgumentTypeError, match="not within 0–180°"):
+        span("-1,80")
+
+
+def test_index_reduces_the_formula_and_says_what_a_pattern_lacks(here, capsys):
+    rows = np.loadtxt(path("rutile"))
+    np.savetxt("gap.xy", rows[(rows[:, 0] < 45) | (rows[:, 0] > 47)])
+    words = ["index", "gap.xy", "--wavelength", "CuKa", "--systems", "t", "--quiet"]
+    words += ["--count", "1", "--range", "0,80", "--exclude-range", "79,80"]
+    said = []
+    for formula in ("TiO2", "Ti2O4"):
+        assert main([*words, "--formula", formula]) == 0
+        said.append(capsys.readouterr())
+    assert "4.59" in said[0].out
+    assert said[0] == said[1]
+    assert "xrdkit: warning: 1 gaps in the scan" in said[0].err
 
 
 def test_version_and_help_end_with_zero(capsys):
@@ -127,6 +153,7 @@ def test_interrupted_command_says_that_files_are_whole(here, monkeypatch, capsys
         (["solve", "example:rutile"], "required: --formula; see xrdkit solve --help"),
         (["slove"], "invalid choice: 'slove'"),
         (solve("--cell", "4,4,3"), "'4,4,3' is not 6 numbers like 4.59"),
+        (solve("--sources", "odd"), "invalid choice: 'odd'"),
         (solve("--candidates", "0"), "'0' is not a whole number of at least 1"),
         (solve("--library", "absent.lib"), "there is no library file absent.lib"),
         (["solve", "example:rutile", "--formula", "TiO2", "--wavelength", "0.154"], "nm"),

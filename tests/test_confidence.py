@@ -1,5 +1,6 @@
 """How far an answer is trusted: features, probability, reasons, cases, calibration."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from textbook import STRUCTURES, table_of, with_elements
 from xrdkit import confidence as judged
 from xrdkit.benchmark import confidence as cases
 from xrdkit.benchmark.simulated_patterns import types_of, without_truth
+from xrdkit.cli.benchmarks import show_calibration
 from xrdkit.confidence import TERMS, WEIGHTS, features, judge, probability, reasons
 from xrdkit.crystal import from_structures
 from xrdkit.library import build
@@ -415,6 +417,52 @@ def test_reliability_of_a_true_probability_is_on_the_diagonal():
     assert sum(n for n, *_ in found["bins"]) == len(rows)
     over = [row | {"confidence": min(1.0, row["confidence"] + 0.2)} for row in rows]
     assert cases.reliability(over)["ece"] > 0.1
+
+
+FAILED = {"id": "e known", "kind": "known", "fits": [], "error": "ValueError: no"}
+
+
+def test_rows_with_an_error_count_as_not_right_and_not_confident():
+    rows = synthetic(300, 5)
+    both = [*rows, FAILED]
+    assert not cases.right(FAILED)
+    assert cases.fit_confidence(both) == cases.fit_confidence(rows)
+    alone, found = cases.reliability(rows)["all"], cases.reliability(both)["all"]
+    assert found == {**alone, "n": 301}
+    assert cases.threshold(both) == cases.threshold(rows)
+    assert cases.threshold([FAILED], limit=1.0) == 0.0
+    with pytest.raises(ValueError, match="there are no rows to count"):
+        cases.reliability([])
+
+
+def test_recalibrated_rows_are_judged_as_answers_are():
+    fits = [fit(lines_at(PLACES[:-1], HEIGHTS[:-1]), 0.2, parameters=9)]
+    p, verdict, _, found = judge(PROBLEM, fits)
+    row = {"id": "x", "features": found, "confidence": 0.0, "verdict": "none"}
+    again, failed = cases.recalibrated([row, FAILED], judged.BIAS, WEIGHTS)
+    assert (again["confidence"], again["verdict"]) == (p, verdict)
+    assert again["features"] == found
+    assert failed == FAILED
+    verdicts = [
+        cases.recalibrated([row], bias, dict.fromkeys(WEIGHTS, 0.0))[0]["verdict"]
+        for bias in (-5.0, 0.0, 5.0)
+    ]
+    assert verdicts == ["none", "tentative", "confident"]
+
+
+def test_fitted_weights_and_what_they_are_worth_are_printed(capsys):
+    rows = synthetic(400, 6)
+    show_calibration(rows)
+    said = capsys.readouterr().out
+    halves = [[row for row in rows if cases.half(row) == i] for i in (0, 1)]
+    bias, weights = cases.fit_confidence(halves[0])
+    assert f"fitted to {len(halves[0])} rows, counted on {len(halves[1])} others" in said
+    shown = dict(re.findall(r"^(\w+) +(-?[\d.e-]+)$", said, re.M))
+    assert shown.keys() == {"bias", *TERMS}
+    assert float(shown["bias"]) == pytest.approx(bias, abs=1e-4)
+    assert float(shown["unmatched"]) == pytest.approx(weights["unmatched"], abs=1e-4)
+    found = cases.reliability(cases.recalibrated(halves[1], bias, weights))
+    assert f"brier: {found['brier']}" in said
 
 
 def test_threshold_leaves_few_wrong_and_is_one_where_nothing_is_sure():

@@ -3,6 +3,7 @@
 import io
 import itertools
 import random
+import re
 import struct
 import time
 import zipfile
@@ -94,6 +95,14 @@ def brml(
 <Radius Unit="mm" Value="280"/></SecondaryTracks></Instrument></FixedInformation>
 </RawData>"""
     return named({"Experiment0/RawData0.xml": raw, "experimentCollection.xml": "<a/>"})
+
+
+def first_view_at(start):
+    """A .brml whose first column is said to be at ``start``."""
+    archive = zipfile.ZipFile(io.BytesIO(brml()))
+    data = {name: archive.read(name) for name in archive.namelist()}
+    old, new = b'Start="0"', f'Start="{start}"'.encode()
+    return named({name: text.replace(old, new) for name, text in data.items()})
 
 
 def raw_1(ranges=((START, COUNTS, 1.0),), again=b"RAW "):
@@ -614,6 +623,10 @@ DTD = '<!DOCTYPE a [<!ENTITY b "bbbbbbbbbb"><!ENTITY c "&b;&b;&b;&b;">]>'
         (named({"Data0/Profile0.txt": ""}), "a.rasx", "no measured points"),
         (named({"RawData0.xml": "<a/>"}), "a.brml", "no measured points"),
         (named({"RawData0.xml": "<a><DataRoute/></a>"}), "a.brml", "is not over 2θ"),
+        *(
+            (first_view_at(start), "a.brml", "where a whole number from 0 to 1,000,000 is")
+            for start in ("1e999", "nan", "-1", "0.5")
+        ),
         (brml()[:-100], "a.brml", "the zip is damaged"),
         (brml().replace(b"PK\1\2", b"PK\1\3"), "a.brml", "the zip is damaged"),
         (raw_1(((START, COUNTS * 1e30, 1.0),)), "a.raw", "are no measurement"),
@@ -662,13 +675,22 @@ def absurd(data, rng):
     return bytes(data)
 
 
+def overflowing(data, rng):
+    """Some numbers of a text replaced by those that are none, or not whole, or huge."""
+    places = list(re.finditer(rb"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", data[:4000]))
+    for place in sorted(rng.sample(places, min(len(places), 3)), key=lambda p: -p.start()):
+        word = rng.choice((b"1e999", b"-1e999", b"nan", b"-1", b"0.5", b"9" * 400))
+        data = data[: place.start()] + word + data[place.end() :]
+    return data
+
+
 def repacked(data, rng):
     """The members of a zip damaged one by one; a zip made of anything else."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except zipfile.BadZipFile:
         return named({"a": swapped(data, rng), "b/../../c": truncated(data, rng)})
-    damage = rng.choice((truncated, swapped, absurd, entities))
+    damage = rng.choice((truncated, swapped, absurd, entities, overflowing))
     return named({name: damage(archive.read(name), rng) for name in archive.namelist()})
 
 
@@ -714,7 +736,7 @@ def cases():
     """Every damage of every format, some several times; 20 damages of any again."""
     rng = random.Random(0)
     samples = [write() for write in WRITERS.values()] + text_samples()
-    often = {truncated: 7, swapped: 7, absurd: 5, repacked: 3, entities: 1}
+    often = {truncated: 7, swapped: 7, absurd: 5, overflowing: 4, repacked: 4, entities: 1}
     for sample, (damage, times) in itertools.product(samples, often.items()):
         for _ in range(times):
             yield damage(sample, rng), rng.choice(SUFFIXES)
@@ -730,8 +752,11 @@ def test_damaged_files_are_read_or_refused_in_one_sentence_and_in_time(read):
         begin = time.process_time()
         try:
             read(data, f"a.{suffix}", "CuKa")
+        except OverflowError as error:
+            pytest.fail(f"a.{suffix}: {error!r} instead of a sentence")
         except ValueError as error:
             message = str(error)
+            assert not message.startswith("cannot convert"), message
             assert len(message) < 400, message
             assert "\n" not in message, message
             assert "  " not in message, message

@@ -15,6 +15,7 @@ from xrdkit.disturb import mixed
 from xrdkit.pattern import prepare
 from xrdkit.peaks import typical_fwhm
 from xrdkit.phases import (
+    compounds,
     foreign_phases,
     known_phase,
     known_types,
@@ -264,6 +265,15 @@ def test_bad_cif_is_refused_in_a_sentence(rutile_and_corundum, known, tmp_path):
     path.write_text("#" * 2_000_001)
     with pytest.raises(ValueError, match="has 2,000,001 bytes; give a CIF file of at most"):
         known_phase(path, rutile_and_corundum, known)
+
+
+def test_structure_of_very_many_sites_is_refused_before_its_symmetry_is_looked_for():
+    frac = np.random.default_rng(0).random((30_000, 3))
+    huge = Structure(Lattice.cubic(80.0), ["Si"] * len(frac), frac)
+    with pytest.raises(
+        ValueError, match="huge has 30,000 sites in its cell, at most 1,600"
+    ):
+        compounds.candidate_of(huge, "huge")
 
 
 def test_mixture_has_the_share_and_says_what_it_needs():

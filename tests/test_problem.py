@@ -9,7 +9,7 @@ from textbook import STRUCTURES, table_of
 
 from xrdkit.crystal import from_structures
 from xrdkit.library import build, save
-from xrdkit.problem import load_library, parse_formula, pose, reduced, whole
+from xrdkit.problem import by_number, load_library, parse_formula, pose, reduced, whole
 from xrdkit.simulate import pattern_of
 from xrdkit.types import Radiation
 
@@ -78,6 +78,10 @@ def test_impossible_formula_is_refused_with_a_reason(formula, message):
     with pytest.raises(ValueError, match=message):
         parse_formula(formula)
 # fmt: on
+
+
+def test_counts_by_number_are_those_by_symbol():
+    assert by_number({"Ti": 1, "O": 1.95}) == {22: 1.0, 8: 1.95}
 
 
 def test_reduced_formula_has_no_common_divisor():

@@ -22,6 +22,7 @@ from xrdkit.report.fullprof import shifts
 from xrdkit.report.handover import fraction, scales
 from xrdkit.report.html import _steps
 from xrdkit.report.markup import formula_html, symbol_html
+from xrdkit.report.results import PROGRAMS, results_of, write_solution
 from xrdkit.report.sections import neighbours
 from xrdkit.report.setting import reference_hall, reference_setting, settings_of
 from xrdkit.report.topas import monochromator_angle
@@ -431,12 +432,41 @@ def test_displacement_is_translated():
     assert shifts(capillary, 60.0) == pytest.approx((-np.degrees(0.1 / 200) / 2, 0))
 
 
-def test_automatic_slits_are_taken_off_for_fullprof(rutile, tmp_path):
-    automatic = replace(rutile, instrument=Instrument(slits="automatic", w=0.03))
+SLITS = {
+    "automatic": (Instrument(slits="automatic", w=0.03), lambda sine: sine),
+    "beam overflow": (
+        Instrument(overflow=40.0, w=0.03),
+        lambda sine: (sine / np.sin(np.radians(20))).clip(max=1),
+    ),
+}
+
+
+@pytest.mark.parametrize("program", [write_topas, write_fullprof])
+@pytest.mark.parametrize("kind", SLITS)
+def test_what_slits_do_is_taken_off_intensities_and_deviations(
+    rutile, tmp_path, kind, program
+):
+    instrument, factor = SLITS[kind]
     pattern = counts(rutile)
-    table = np.loadtxt(write_fullprof(automatic, pattern, tmp_path, "s")[1])
-    sine = np.sin(np.radians(pattern.two_theta / 2))
-    np.testing.assert_allclose(table[:, 1] * sine, pattern.intensity, rtol=1e-5)
+    table = np.loadtxt(
+        program(replace(rutile, instrument=instrument), pattern, tmp_path, "s")[1]
+    )
+    plain = np.loadtxt(program(rutile, pattern, tmp_path, "p")[1])
+    share = factor(np.sin(np.radians(pattern.two_theta / 2)))[:, None]
+    np.testing.assert_allclose(table[:, 1:] * share, plain[:, 1:], rtol=2e-5)
+
+
+def test_background_of_topas_is_that_of_its_data(rutile, tmp_path):
+    automatic = replace(rutile, instrument=SLITS["automatic"][0])
+    pattern = replace(counts(rutile), two_theta=rutile.two_theta - 15.0)  # from 0°
+    text = write_topas(automatic, counts(rutile), tmp_path, "s")[0].read_text()
+    terms = re.search(r"bkg @ (.*)", text)[1].split()
+    x = np.linspace(-1, 1, len(pattern))
+    base = np.polynomial.chebyshev.chebval(x, np.array(terms, float))
+    sine = np.sin(np.radians(rutile.two_theta / 2))
+    assert np.median(base * sine) == pytest.approx(200, abs=20)
+    table = np.loadtxt(write_topas(automatic, pattern, tmp_path, "zero")[1])
+    assert np.isfinite(table).all()
 
 
 @pytest.mark.parametrize(("name", "fixed"), [("ZnO", 1), ("polar P2_1", 1), ("P1", 3)])
@@ -639,6 +669,48 @@ def test_space_group_symbols_are_set_as_in_print(symbol, html):
 def test_formulas_are_set_as_in_print():
     assert formula_html("Ca(OH)2") == "Ca(OH)<sub>2</sub>"
     assert formula_html("La0.7Sr0.3MnO3").count("<sub>") == 3
+
+
+# The folder of results
+
+
+def test_inputs_of_programs_are_results_of_the_name_and_replaced(rutile, tmp_path):
+    solution, name = solution_of(rutile), "my sample (1)"
+    first = write_solution(
+        solution, tmp_path, name, pattern=counts(rutile), programs=tuple(PROGRAMS)
+    )
+    inputs = {f"my_sample_1_.{suffix}" for suffix in ("inp", "xye", "pcr", "dat")}
+    assert inputs < {path.name for path in first}
+    assert sorted(first) == results_of(tmp_path, name)
+    write_solution(solution, tmp_path, name)
+    assert not inputs & {path.name for path in tmp_path.iterdir()}
+
+
+def test_program_that_cannot_take_the_structure_leaves_the_rest(
+    rutile, tmp_path, monkeypatch
+):
+    def refuses(*given):
+        raise ValueError("site O1 has a coordinate that depends on two others")
+
+    (tmp_path / "s_07.cif").write_text("older, of a longer list")
+    monkeypatch.setitem(PROGRAMS, "topas", refuses)
+    with pytest.warns(UserWarning, match="no input of topas is written: site O1 has a"):
+        written = write_solution(
+            solution_of(rutile),
+            tmp_path,
+            "s",
+            pattern=counts(rutile),
+            programs=("topas", "fullprof"),
+        )
+    names = {path.name for path in written}
+    assert names == {"s_01.cif", "s.csv", "s.html", "s.pcr", "s.dat"}
+    assert results_of(tmp_path, "s") == sorted(written)
+
+
+def test_programs_without_a_pattern_are_refused_at_once(rutile, tmp_path):
+    with pytest.raises(ValueError, match="inputs of topas need data; give the pattern"):
+        write_solution(solution_of(rutile), tmp_path / "new", "s", programs=("topas",))
+    assert not (tmp_path / "new").exists()
 
 
 # Values in a terminal and in a notebook

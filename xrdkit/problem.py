@@ -1,6 +1,7 @@
 """From what a user types to a Problem: formula, contents, cell, space group, checked."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from math import gcd, isclose
 from pathlib import Path
@@ -109,6 +110,13 @@ def reduced(counts: dict[str, float]) -> dict[str, float]:
     return {e: round(n) / divisor for e, n in counts.items()}
 
 
+def by_number(counts: Mapping[str, float | int]) -> dict[int, float]:
+    """The same counts by atomic number."""
+    from pymatgen.core import Element
+
+    return {Element(e).Z: float(n) for e, n in counts.items()}
+
+
 def whole(counts: dict[str, float]) -> bool:
     """Whether all counts are whole numbers: an ordered structure can have them."""
     return all(isclose(n, round(n), abs_tol=1e-6) for n in counts.values())
@@ -154,11 +162,9 @@ def cell_doubts(
     pattern: Pattern, cell: tuple[float, ...], least: dict[str, float], known: Library
 ) -> tuple[str, ...]:
     """Sentences about a cell that can hardly hold its atoms or misses strong lines."""
-    from pymatgen.core import Element
-
     lattice, doubts = lattice_of(cell), []
     atoms = sum(least.values())
-    expected = atoms * expected_volume(known, {Element(e).Z: n for e, n in least.items()})
+    expected = atoms * expected_volume(known, by_number(least))
     volume = abs(float(np.linalg.det(lattice)))
     if volume < 0.6 * expected:
         doubts.append(

@@ -129,6 +129,8 @@ def answer(
         return {**facts, "error": str(error), "rank": None, "seconds": seconds}
     seconds = time.perf_counter() - started
     right = [i for i, cell in enumerate(found, 1) if same_lattice(lattice, cell.primitive)]
+    if not found:
+        return {**facts, "rank": None, "seconds": seconds}
     first = found[0]
     return {
         **facts,

@@ -4,7 +4,7 @@
 answer, and writes the features of each; ``reliability`` counts what the rows say.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from xrdkit.benchmark.simulated_patterns import (
     library_fingerprint,
     without_truth,
 )
-from xrdkit.confidence import TERMS
+from xrdkit.confidence import CONFIDENT, NONE, TERMS
 from xrdkit.dataset import Table, read_table
 from xrdkit.generators import SOURCES
 from xrdkit.library import Library, load
@@ -199,9 +199,10 @@ def right(row: dict[str, Any], match: str = "mirror") -> bool:
 
     ``match`` is literature, strict, heavy (without hydrogen), or mirror: strict, its mirror
     image allowed, as no powder pattern tells them apart. A disordered structure of which
-    the truth is an ordering is right too: its group stands for all its orderings.
+    the truth is an ordering is right too: its group stands for all its orderings. A row
+    with an error is not right.
     """
-    held = [row["fits"][i] for i in row["group"] if i < len(row["fits"])]
+    held = [row["fits"][i] for i in row.get("group", ()) if i < len(row["fits"])]
     return any(fit[match] or fit.get("average", False) for fit in held)
 
 
@@ -243,6 +244,29 @@ def fit_confidence(
     return float(best.x[0]), dict(zip(TERMS, best.x[1:].tolist(), strict=True))
 
 
+def recalibrated(
+    rows: Sequence[dict], bias: float, weights: Mapping[str, float]
+) -> list[dict]:
+    """The rows with confidence and verdict by this bias and these weights.
+
+    Rows without features, which have no answer, stay as they are.
+    """
+    return [
+        row | _judgement(row["features"], bias, weights) if row.get("features") else row
+        for row in rows
+    ]
+
+
+def _judgement(
+    features: Mapping[str, float], bias: float, weights: Mapping[str, float]
+) -> dict[str, Any]:
+    """Confidence and verdict that these features have with bias and weights."""
+    logit = bias + sum(weights[name] * term(features) for name, term in TERMS.items())
+    p = round(float(expit(logit)), 3)
+    verdict = "none" if p < NONE else "tentative" if p < CONFIDENT else "confident"
+    return {"confidence": p, "verdict": verdict}
+
+
 def reliability(
     rows: Sequence[dict], *, match: str = "mirror", bins: int = 10
 ) -> dict[str, Any]:
@@ -252,6 +276,8 @@ def reliability(
     calibration error; ``wrong``: (number, of so many confident, Wilson's 95 % upper bound);
     ``coverage``: share of right answers that are called confident; both by kind too.
     """
+    if not rows:
+        raise ValueError("there are no rows to count; run the benchmark on more entries")
     p = np.array([row.get("confidence", 0.0) for row in rows])
     y = np.array([right(row, match) for row in rows], float)
     sure = np.array([row.get("verdict") == "confident" for row in rows])
@@ -276,7 +302,7 @@ def threshold(rows: Sequence[dict], *, match: str = "mirror", limit: float = 0.0
     ordered = sorted(rows, key=lambda row: -row.get("confidence", 0.0))
     wrong = np.cumsum([not right(row, match) for row in ordered])
     fair = np.flatnonzero(wrong <= limit * np.arange(1, len(ordered) + 1))
-    return float(ordered[fair[-1]]["confidence"]) if len(fair) else 1.0
+    return float(ordered[fair[-1]].get("confidence", 0.0)) if len(fair) else 1.0
 
 
 def _counts(right: np.ndarray, sure: np.ndarray) -> dict[str, Any]:

@@ -53,7 +53,9 @@ def rank(row: dict, right: Callable[[dict], bool]) -> int | None:
 
 
 def rate(hits: int, n: int) -> tuple[int, int, float, float, float]:
-    """Hits, entries, share and its Wilson interval."""
+    """Hits, entries, share and its Wilson interval; 0 and (0, 1) of no entries."""
+    if n == 0:
+        return 0, 0, 0.0, 0.0, 1.0
     return (hits, n, hits / n, *wilson_interval(hits, n))
 
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from xrdkit.generators.ordered import amounts, merges
+from xrdkit.generators.ordered import merges
 from xrdkit.library import Library
+from xrdkit.problem import by_number
 from xrdkit.structure_types import SAME_TYPE, Member, in_order, member_of, slot_orders
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def ordering_of_parent(truth: "Structure", library: Library) -> bool:
     if len(built_types(library, truth)):
         return False
     lattice, frac, numbers = arrays(truth)
-    for merge in merges(amounts(truth.composition.get_el_amt_dict())):
+    for merge in merges(by_number(truth.composition.get_el_amt_dict())):
         if 0 in merge.contents:
             continue
         group = {z: i + 1 for i, zs in enumerate(merge.groups) for z in zs}

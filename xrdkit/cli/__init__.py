@@ -5,11 +5,23 @@ Imports stand inside the functions, so that ``xrdkit --help`` is immediate.
 
 import argparse
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from xrdkit.cli.words import cell, number, pattern_path, positive, span, wavelength
+from xrdkit.cli.words import (
+    SOURCES,
+    cell,
+    number,
+    pattern_path,
+    positive,
+    span,
+    wavelength,
+)
+
+if TYPE_CHECKING:
+    from xrdkit.types import Pattern
 
 BAD_INPUT, STOPPED = 2, 130
 
@@ -71,11 +83,40 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def add_pattern(sub: argparse.ArgumentParser) -> None:
+    """A measured pattern and what of it is used."""
+    sub.add_argument("pattern", metavar="FILE", help="measured pattern, or example:rutile")
+    sub.add_argument("--wavelength", help="CuKa, CuKa1, λ in Å, or Kα1,Kα2 in Å")
+    sub.add_argument("--range", type=span, metavar="LOW,HIGH", help="2θ in ° to use")
+    sub.add_argument(
+        "--exclude-range",
+        type=span,
+        action="append",
+        default=[],
+        metavar="LOW,HIGH",
+        help="2θ in ° to leave out; may be repeated",
+    )
+
+
+def measured(args: argparse.Namespace) -> "Pattern":
+    """The part of a measured pattern that is used."""
+    from xrdkit.pattern import crop, exclude, read
+
+    pattern = read(pattern_path(args.pattern), wavelength=wavelength(args.wavelength))
+    pattern = crop(pattern, *args.range) if args.range else pattern
+    return exclude(pattern, *args.exclude_range)
+
+
+def warn(sentences: Iterable[str]) -> None:
+    """Warnings, one a line, on stderr."""
+    for sentence in sentences:
+        print(f"xrdkit: warning: {sentence}", file=sys.stderr)
+
+
 def add_solve(sub: argparse.ArgumentParser) -> None:
     """Options of ``xrdkit solve``."""
-    sub.add_argument("pattern", metavar="FILE", help="measured pattern, or example:rutile")
+    add_pattern(sub)
     sub.add_argument("--formula", required=True, help="chemical formula, like TiO2")
-    sub.add_argument("--wavelength", help="CuKa, CuKa1, λ in Å, or Kα1,Kα2 in Å")
     sub.add_argument("--contents", help='contents of the cell, like "Ti2 O4"')
     sub.add_argument("--cell", type=cell, help="a,b,c,α,β,γ in Å and °, if it is known")
     sub.add_argument(
@@ -97,15 +138,8 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
         help="CIF file or formula of a phase known to be in the sample; may be repeated",
     )
     sub.add_argument(
-        "--exclude-range",
-        type=span,
-        action="append",
-        default=[],
-        metavar="LOW,HIGH",
-        help="2θ in ° to leave out; may be repeated",
+        "--sources", nargs="+", choices=SOURCES, help="default: all, as they are needed"
     )
-    sub.add_argument("--range", type=span, metavar="LOW,HIGH", help="2θ in ° to use")
-    sub.add_argument("--sources", nargs="+", help="default: all, as they are needed")
     sub.add_argument(
         "--for",
         nargs="+",
@@ -125,16 +159,13 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
 
 def run_solve(args: argparse.Namespace) -> None:
     """Read, solve, print the table, write CIFs, CSV, report and what else is asked for."""
-    from xrdkit.pattern import crop, exclude, read
     from xrdkit.report import check_output, solution_text, write_solution
     from xrdkit.solve import solve
 
     path = pattern_path(args.pattern)
     folder = Path(args.out or f"{path.stem}_xrdkit")
     check_output(folder, path.stem, args.overwrite)
-    pattern = read(path, wavelength=wavelength(args.wavelength))
-    pattern = crop(pattern, *args.range) if args.range else pattern
-    pattern = exclude(pattern, *args.exclude_range)
+    pattern = measured(args)
     sources = {"sources": tuple(args.sources)} if args.sources else {}
     solution = solve(
         pattern,
@@ -152,19 +183,20 @@ def run_solve(args: argparse.Namespace) -> None:
         device=args.device,
         progress=bar(args),
     )
-    for warning in solution.problem.pattern.warnings:
-        print(f"xrdkit: warning: {warning}", file=sys.stderr)
+    warn(solution.problem.pattern.warnings)
     print(solution_text(solution))
-    written = write_solution(
-        solution, folder, path.stem, pattern=pattern, programs=args.programs
-    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        written = write_solution(
+            solution, folder, path.stem, pattern=pattern, programs=args.programs
+        )
+    warn(str(warning.message) for warning in said)
     print(f"{len(written)} files in {folder}")
 
 
 def add_index(sub: argparse.ArgumentParser) -> None:
     """Options of ``xrdkit index``."""
-    sub.add_argument("pattern", metavar="FILE", help="measured pattern, or example:rutile")
-    sub.add_argument("--wavelength", help="CuKa, CuKa1, λ in Å, or Kα1,Kα2 in Å")
+    add_pattern(sub)
     sub.add_argument("--formula", help="if it is known: cells must hold it")
     sub.add_argument("--library", help="library file (default: the shipped prototypes)")
     sub.add_argument(
@@ -172,7 +204,6 @@ def add_index(sub: argparse.ArgumentParser) -> None:
         default="chtoma",
         help="first letters: cubic, hexagonal, tetragonal, ortho-, mono-, anorthic",
     )
-    sub.add_argument("--range", type=span, metavar="LOW,HIGH", help="2θ in ° to use")
     sub.add_argument("--count", type=positive, default=10, help="cells to print")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -182,19 +213,19 @@ def add_index(sub: argparse.ArgumentParser) -> None:
 def run_index(args: argparse.Namespace) -> None:
     """Print cells, best first, with what is to be said of the first ones."""
     from xrdkit.generators.cells import formula_volume, index_steps
-    from xrdkit.pattern import crop, prepare, read
-    from xrdkit.problem import load_library, parse_formula
+    from xrdkit.pattern import prepare
+    from xrdkit.problem import load_library, parse_formula, reduced
     from xrdkit.report import cells_text
     from xrdkit.solve import run
 
-    pattern = read(pattern_path(args.pattern), wavelength=wavelength(args.wavelength))
-    pattern = crop(pattern, *args.range) if args.range else pattern
+    pattern = prepare(measured(args))
+    warn(pattern.warnings)
     volume = None
     if args.formula:
-        counts = parse_formula(args.formula)
+        counts = reduced(parse_formula(args.formula))
         volume = formula_volume(load_library(args.library), counts)
     settings = {"systems": args.systems, "count": args.count, "seed": args.seed}
-    steps = index_steps(prepare(pattern), volume=volume, **settings)
+    steps = index_steps(pattern, volume=volume, **settings)
     print(cells_text(run(steps, bar(args))))
 
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from xrdkit.cli.words import positive, shard
+from xrdkit.cli.words import SOURCES, positive, shard
 
 
 def add_jobs(jobs: Any) -> None:
@@ -58,7 +58,9 @@ def add_shared(
     if unseen:
         sub.add_argument("--unseen", choices=("none", "formula", "type"), default=unseen)
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--sources", nargs="+", help="default: all, as solve uses them")
+    sub.add_argument(
+        "--sources", nargs="+", choices=SOURCES, help="default: all, as solve uses them"
+    )
     sub.add_argument("--candidates", type=positive, default=candidates)
     sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
     sub.add_argument(
@@ -155,13 +157,18 @@ def add_confidence(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--structures", required=True, metavar="TABLE")
     sub.add_argument("--n", type=positive, help="random entries (default: all)")
     sub.add_argument("--kinds", nargs="+", help="default: all")
+    sub.add_argument(
+        "--fit",
+        action="store_true",
+        help="also fit bias and weights to half of the entries, and judge the other half",
+    )
     add_shared(sub, unseen=None, candidates=5)
     sub.set_defaults(run=run_confidence)
 
 
 def run_confidence(args: argparse.Namespace) -> None:
     """Run or go on with it, then print what the confidence is worth."""
-    from xrdkit.benchmark.confidence import KINDS, confidence, reliability
+    from xrdkit.benchmark.confidence import KINDS, confidence
 
     rows = confidence(
         args.structures,
@@ -171,6 +178,26 @@ def run_confidence(args: argparse.Namespace) -> None:
         kinds=tuple(args.kinds or KINDS),
         **shared(args),
     )
+    show_reliability(rows)
+    if args.fit:
+        show_calibration(rows)
+
+
+def show_calibration(rows: list[dict]) -> None:
+    """Print bias and weights fitted to half 0 of rows, and what they make of half 1."""
+    from xrdkit.benchmark.confidence import fit_confidence, half, recalibrated
+
+    halves = [[row for row in rows if half(row) == i] for i in (0, 1)]
+    bias, weights = fit_confidence(halves[0])
+    print(f"\nfitted to {len(halves[0])} rows, counted on {len(halves[1])} others")
+    show_numbers({"bias": bias, **weights})
+    show_reliability(recalibrated(halves[1], bias, weights))
+
+
+def show_reliability(rows: list[dict]) -> None:
+    """Print what the confidence of rows is worth."""
+    from xrdkit.benchmark.confidence import reliability
+
     for name, value in reliability(rows).items():
         print(f"{name}: {value}")
 

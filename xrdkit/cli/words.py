@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+SOURCES = ("templates", "ordered", "hydrogen")  # of xrdkit.generators, which loads torch
+
 
 def pattern_path(text: str) -> Path:
     """The file of a pattern; ``example:NAME`` is one that the package ships."""
@@ -58,7 +60,7 @@ def cell(text: str) -> tuple[float, ...]:
 def span(text: str) -> tuple[float, ...]:
     """Two ascending angles in °."""
     low, high = numbers(2, "5,80")(text)
-    if not 0 < low < high < 180:
+    if not 0 <= low < high < 180:
         raise argparse.ArgumentTypeError(f"range {text} is not within 0–180° and ascending")
     return low, high
 

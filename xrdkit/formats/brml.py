@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ..types import Instrument, Radiation
-from .container import member, member_names, opened, real, shown, xml
+from .container import POINTS, integer, member, member_names, opened, real, shown, xml
 from .scan import Columns, Scan, bounded, join, steps, tube
 
 TYPE = "{http://www.w3.org/2001/XMLSchema-instance}type"
@@ -58,7 +58,7 @@ def _places(route: Element) -> tuple[int, int, int | None, int | None]:
     axes: dict[str, int] = {}
     counts = None
     for view in route.iterfind(".//{*}RawDataView"):
-        start = int(real(view.get("Start", "0")))
+        start = integer(view.get("Start", "0"), POINTS)
         if view.get(TYPE) == "RecordedRawDataView":
             if real(view.get("Length", "1")) > 1:
                 raise ValueError(

@@ -119,6 +119,17 @@ def real(word: str) -> float:
         ) from error
 
 
+def integer(word: str, most: int) -> int:
+    """A whole number from 0 to ``most``."""
+    value = real(word)
+    if not (0 <= value <= most and value.is_integer()):
+        raise ValueError(
+            f"'{shown(word)}' stands where a whole number from 0 to {most:,} is needed; "
+            "the file is damaged"
+        )
+    return int(value)
+
+
 def reals(words: Iterable[str]) -> list[float]:
     """Numbers of words."""
     return [real(word) for word in words]

@@ -39,6 +39,7 @@ from xrdkit.indexing.search import (
     search,
 )
 from xrdkit.library import Library, expected_volume
+from xrdkit.problem import by_number
 from xrdkit.types import Pattern, Problem, Progress, Radiation
 
 Rows = Float[np.ndarray, "3 3"]
@@ -307,9 +308,7 @@ def lines_of_cell(
 
 def formula_volume(library: Library, formula: Mapping[str, float | int]) -> float:
     """Volume (Å³) that a formula unit (counts by element) is expected to take."""
-    from pymatgen.core import Element
-
-    numbers = {Element(element).Z: n for element, n in formula.items()}
+    numbers = by_number(formula)
     return sum(numbers.values()) * expected_volume(library, numbers)
 
 

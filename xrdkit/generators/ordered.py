@@ -33,6 +33,7 @@ from xrdkit.generators.templates import (
 from xrdkit.library import Library, expected_volume, mendeleev_numbers
 from xrdkit.peaks import typical_fwhm
 from xrdkit.phases import without_phases
+from xrdkit.problem import by_number
 from xrdkit.rank import log_evidence
 from xrdkit.refine.batch import NOT_A_FIT, refine_steps
 from xrdkit.refine.block import EXTRAS, STRAINS, Block
@@ -89,13 +90,6 @@ class Parent:
     space_group: int
     label: str
     prior: float
-
-
-def amounts(formula: dict[str, float]) -> dict[int, float]:
-    """Counts by atomic number of counts by symbol, whole or not."""
-    from pymatgen.core import Element
-
-    return {Element(e).Z: float(n) for e, n in formula.items()}
 
 
 def merges(formula: dict[int, float]) -> list[Merge]:
@@ -164,7 +158,7 @@ def merged_hits(
 ) -> Iterator[tuple[Hits, dict[int, float], tuple[int, ...]]]:
     """Merged formulas in the library's types, with ``Parent.contents`` and ``indices``."""
     library: Library = problem.library
-    formula = amounts(problem.formula)
+    formula = by_number(problem.formula)
     expected = expected_volume(library, formula) * sum(formula.values())
     allowed = np.zeros(len(library.kind), bool)
     allowed[library.rows] = True
@@ -399,7 +393,7 @@ def needed(problem: Problem, left: float) -> bool:
     """Whether known types leave something, or elements whose order may not be seen."""
     alike = [
         abs(a - b) <= TWINS and (a in ANIONS) == (b in ANIONS)
-        for a, b in combinations(amounts(problem.formula), 2)
+        for a, b in combinations(by_number(problem.formula), 2)
     ]
     return left > UNEXPLAINED or any(alike)
 

@@ -70,6 +70,11 @@ def candidate_of(structure: "Structure", origin: str) -> Candidate:
     """
     from pymatgen.core import Structure
 
+    if len(structure) > 8 * MAX_ATOMS:
+        raise ValueError(
+            f"{origin} has {len(structure):,} sites in its cell, at most {8 * MAX_ATOMS:,} "
+            "are looked at; leave it out"
+        )
     kinds = sorted({site.species_string for site in structure})
     labels = np.array([kinds.index(site.species_string) + 1 for site in structure])
     lattice, frac = structure.lattice.matrix, structure.frac_coords

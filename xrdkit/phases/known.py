@@ -22,7 +22,7 @@ from xrdkit.phases.compounds import (
     read_structure,
     rows_of,
 )
-from xrdkit.problem import parse_formula, reduced, whole
+from xrdkit.problem import by_number, parse_formula, reduced, whole
 from xrdkit.refine.block import current_lattice, pack, profiles
 from xrdkit.refine.grid import Grid, make_grid
 from xrdkit.refine.known import with_phases
@@ -109,13 +109,13 @@ def _choices(what: "str | Path | Structure", library: Library) -> tuple[str, Cho
 
 def _of_formula(formula: str, library: Library) -> Choices:
     """Structures of a formula: common and known ones, then those of all types."""
-    from pymatgen.core import Composition, Element
+    from pymatgen.core import Composition
 
     counts = reduced(parse_formula(formula))
     if not whole(counts):
         raise ValueError(f"phase {formula} has fractional counts; give its CIF file")
     name = Composition(counts).reduced_formula
-    contents = {Element(e).Z: round(n) for e, n in counts.items()}
+    contents = {z: round(n) for z, n in by_number(counts).items()}
     known = rows_of(library, name).tolist()
     averaged = bool(library.info.get("averaged"))
     exact = [] if averaged else [compound(library, r, contents, name) for r in known]

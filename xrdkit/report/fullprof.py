@@ -22,6 +22,7 @@ from xrdkit.report.handover import (
     excluded,
     origin_axes,
     scales,
+    without_slits,
     write_data,
 )
 from xrdkit.report.setting import Setting, settings_of
@@ -36,12 +37,11 @@ def write_fullprof(fit: Fit, pattern: Pattern, folder: str | Path, name: str) ->
     """NAME.pcr and the data NAME.dat (2θ, intensity, e.s.d.) in a folder.
 
     ``pattern`` is as measured; ``fit`` gives cell, coordinates, radiation, zero, widths.
-    Intensities taken with automatic slits are divided by sinθ, as FullProf expects them.
+    What the slits do is taken off the intensities.
     """
     folder, name = Path(folder), data_name(name)
     folder.mkdir(parents=True, exist_ok=True)
-    sine = np.sin(np.radians(pattern.two_theta / 2))
-    factor = 1 / sine if fit.instrument.slits == "automatic" else np.ones_like(sine)
+    factor = without_slits(fit, pattern)
     return [
         write_text(folder / f"{name}.pcr", fullprof_text(fit, pattern, name, factor)),
         write_data(pattern, folder / f"{name}.dat", factor),

@@ -12,6 +12,7 @@ from scipy.optimize import nnls
 from xrdkit.files import write_text
 from xrdkit.pattern import background, noise
 from xrdkit.report.setting import Setting, Site, position_constants
+from xrdkit.scattering import slit_factor
 from xrdkit.simulate import pattern_of
 from xrdkit.types import Fit, Pattern
 
@@ -25,6 +26,7 @@ CELL_PARAMETERS = {  # which of a, b, c, α, β, γ are one parameter; 0: given 
     "cubic": (1, 1, 1, 0, 0, 0),
 }
 Curve = Float[np.ndarray, " points"]
+LEAST_SINE = 1e-3  # of θ; nothing is measured below
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,17 @@ def excluded(pattern: Pattern) -> list[tuple[float, float]]:
     return [(before[1], after[0]) for before, after in pairs]
 
 
-def write_data(pattern: Pattern, path: Path, factor: Curve | float = 1.0) -> Path:
+def without_slits(fit: Fit, pattern: Pattern) -> Curve:
+    """Factor that makes intensities those of fixed slits and a sample wider than the beam.
+
+    It takes off what automatic slits, or a beam wider than the sample, do (slit_factor).
+    """
+    sine = np.sin(np.radians(pattern.two_theta / 2)).clip(min=LEAST_SINE)
+    now = fit.instrument
+    return 1 / slit_factor(torch.as_tensor(sine), now.slits, now.overflow).numpy()
+
+
+def write_data(pattern: Pattern, path: Path, factor: Curve) -> Path:
     """Columns 2θ (°), intensity and e.s.d., both times a factor, without a header."""
     sigma = np.maximum(noise(pattern), 1e-9)
     table = [pattern.two_theta, pattern.intensity * factor, sigma * factor]

@@ -1,10 +1,11 @@
 """The folder of results of one sample: what is in it, what is written, what is replaced."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from xrdkit.files import check_writable
-from xrdkit.report.cif import write_cif
+from xrdkit.report.cif import data_name, write_cif
 from xrdkit.report.fullprof import write_fullprof
 from xrdkit.report.html import write_html
 from xrdkit.report.tables import write_csv
@@ -15,7 +16,8 @@ PROGRAMS: dict[str, Callable[..., list[Path]]] = {
     "topas": write_topas,
     "fullprof": write_fullprof,
 }
-WRITTEN = (".csv", ".html", ".inp", ".xye", ".pcr", ".dat")  # beside the numbered CIFs
+WRITTEN = (".csv", ".html")  # beside the numbered CIFs
+INPUTS = (".inp", ".xye", ".pcr", ".dat")  # named by ``data_name``
 
 
 def check_output(folder: str | Path, name: str, overwrite: bool = False) -> Path:
@@ -40,6 +42,7 @@ def results_of(folder: Path, name: str) -> list[Path]:
         if path.stem.startswith(f"{name}_") and path.stem[len(name) + 1 :].isdigit()
     ]
     others = [folder / f"{name}{suffix}" for suffix in WRITTEN]
+    others += [folder / f"{data_name(name)}{suffix}" for suffix in INPUTS]
     return sorted([*numbered, *(path for path in others if path.exists())])
 
 
@@ -54,13 +57,18 @@ def write_solution(
     """CIFs, CSV and HTML report, each whole or not at all; older results are replaced.
 
     ``programs`` ("topas", "fullprof") get an input that starts from the first fit; they
-    need the ``pattern`` as measured.
+    need the ``pattern`` as measured. One that cannot take the structure is left out, with
+    a warning that says why.
     """
     for program in programs:
         if program not in PROGRAMS:
             raise ValueError(
                 f"program {program!r} is not known; choose from {', '.join(PROGRAMS)}"
             )
+    if programs and pattern is None:
+        raise ValueError(
+            f"inputs of {', '.join(programs)} need data; give the pattern as measured"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     old = results_of(folder, name)
@@ -69,9 +77,11 @@ def write_solution(
         write_csv(solution, folder / f"{name}.csv"),
         write_html(solution, folder / f"{name}.html", pattern=pattern),
     ]
-    if pattern is not None and solution.fits:
-        for program in programs:
+    for program in programs if pattern is not None and solution.fits else ():
+        try:
             written += PROGRAMS[program](solution.fits[0], pattern, folder, name)
+        except ValueError as error:
+            warnings.warn(f"no input of {program} is written: {error}", stacklevel=2)
     for path in old:
         if path not in written:
             path.unlink()

@@ -21,6 +21,7 @@ from xrdkit.report.handover import (
     fraction,
     origin_axes,
     scales,
+    without_slits,
     write_data,
 )
 from xrdkit.report.setting import Setting, Site, settings_of
@@ -35,20 +36,24 @@ def write_topas(fit: Fit, pattern: Pattern, folder: str | Path, name: str) -> li
     """NAME.inp and the data NAME.xye (2θ, intensity, e.s.d.) in a folder.
 
     ``pattern`` is as measured; ``fit`` gives cell, coordinates, radiation, zero, widths.
+    What the slits do is taken off the intensities.
     """
     folder, name = Path(folder), data_name(name)
     folder.mkdir(parents=True, exist_ok=True)
-    data = write_data(pattern, folder / f"{name}.xye")
-    return [write_text(folder / f"{name}.inp", topas_text(fit, pattern, data.name)), data]
+    factor = without_slits(fit, pattern)
+    return [
+        write_text(folder / f"{name}.inp", topas_text(fit, pattern, name, factor)),
+        write_data(pattern, folder / f"{name}.xye", factor),
+    ]
 
 
-def topas_text(fit: Fit, pattern: Pattern, data: str) -> str:
-    """The input for a data file of this name."""
+def topas_text(fit: Fit, pattern: Pattern, name: str, factor: np.ndarray) -> str:
+    """The input for the data file NAME.xye, its intensities times ``factor``."""
     lines = [
         f"' written by xrdkit {__version__}; starts from its fit, not refined by TOPAS yet",
         "r_wp 0 iters 100 do_errors",
-        f'xdd "{data}"',
-        *(f"   {line}" for line in _experiment(fit, pattern)),
+        f'xdd "{name}.xye"',
+        *(f"   {line}" for line in _experiment(fit, pattern, factor)),
     ]
     amounts = scales(fit, pattern)
     for i, setting in enumerate(settings_of(fit)):
@@ -59,8 +64,8 @@ def topas_text(fit: Fit, pattern: Pattern, data: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _experiment(fit: Fit, pattern: Pattern) -> list[str]:
-    x, base, instrument = pattern.two_theta, base_of(pattern), fit.instrument
+def _experiment(fit: Fit, pattern: Pattern, factor: np.ndarray) -> list[str]:
+    x, base, instrument = pattern.two_theta, base_of(pattern) * factor, fit.instrument
     terms = np.polynomial.Chebyshev.fit(x, base, BACKGROUND - 1).coef
     lines = [
         f"start_X {x[0]:.4f}",
