@@ -831,3 +831,10 @@ def test_pattern_that_was_written_can_be_read_by_others(rutile, tmp_path):
 
 
 assert set(SITES) == set(STRUCTURES)
+
+
+def test_settings_given_as_numpy_values_are_told(rutile, tmp_path):
+    given = {"cell": np.array([4.6, 4.6, 3.0, 90, 90, 90]), "space_group": np.int64(136)}
+    solution = solution_of(rutile, settings=given)
+    text, _ = page_of(solution, tmp_path)
+    assert "4.6, 4.6, 3, 90, 90, 90" in text and "136" in text
