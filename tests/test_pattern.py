@@ -554,7 +554,7 @@ def test_angles_in_radians_and_few_points_are_refused():
     radians = Pattern(
         x, np.exp(-(((x - 0.7) / 0.01) ** 2)) + 0.1, pattern.radiation("CuKa")
     )
-    with pytest.raises(ValueError, match="angles up to 1.4: radians"):
+    with pytest.raises(ValueError, match=r"angles up to 1\.4: radians"):
         pattern.prepare(radians)
     few = replace(radians, two_theta=20 + x[:20], intensity=radians.intensity[:20])
     with pytest.raises(ValueError, match="20 points are left, at least 30 are needed"):

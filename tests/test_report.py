@@ -837,4 +837,5 @@ def test_settings_given_as_numpy_values_are_told(rutile, tmp_path):
     given = {"cell": np.array([4.6, 4.6, 3.0, 90, 90, 90]), "space_group": np.int64(136)}
     solution = solution_of(rutile, settings=given)
     text, _ = page_of(solution, tmp_path)
-    assert "4.6, 4.6, 3, 90, 90, 90" in text and "136" in text
+    assert "<dd>4.6, 4.6, 3, 90, 90, 90</dd>" in text
+    assert "<dd>136</dd>" in text
