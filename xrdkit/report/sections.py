@@ -168,8 +168,8 @@ def provenance(solution: Solution, pattern: Pattern | None) -> str:
 
 
 def given(value: Any) -> bool:
-    """Whether a setting says something; arrays do if they hold anything."""
-    return value is not None and (np.size(value) > 0 and str(value) != "")
+    """Whether a setting says something; an array or a tuple does if it holds anything."""
+    return value is not None and str(value) not in ("", "()", "[]")
 
 
 def plain(value: Any) -> str:
