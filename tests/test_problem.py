@@ -210,3 +210,4 @@ def test_cell_with_the_metric_of_its_group_is_taken(pattern, library, given, gro
 def test_subscripts_are_numbers():
     assert parse_formula("TiO₂") == {"Ti": 1, "O": 2}
     assert parse_formula("Ca₁₀(PO₄)₆(OH)₂")["O"] == 26
+    assert parse_formula("Na0.5H2O") == {"Na": 0.5, "H": 2, "O": 1}

@@ -30,7 +30,7 @@ APPROXIMATE = (
 )
 MISSED = 0.4  # degrees between a strong peak and the nearest line of a cell
 SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-METRIC = 0.02  # of the mean edge: what a cell may be off the metric of its group
+METRIC = 0.02, 0.005  # of the mean edge: what a cell may be off the metric of its group
 LATTICES = {
     "a": "a triclinic", "m": "a monoclinic", "o": "an orthorhombic", "t": "a tetragonal",
     "h": "a hexagonal", "c": "a cubic",
@@ -60,7 +60,7 @@ def parse_formula(text: str) -> dict[str, float]:
             f"formula {text!r} has a zero where the letter O may be meant; "
             f"write {re.sub('(?<=[A-Za-z])0(?=[0-9])', 'O', text)}?"
         )
-    if water := re.search(r"\.(\d*H2O)$", text.strip()):
+    if water := re.search(r"(?<![A-Za-z]0)\.(\d*H2O)$", text.strip()):
         raise ValueError(
             f"formula {text!r} has a dot of a number before its water; write ·{water[1]}"
         )
@@ -194,11 +194,11 @@ def _check_metric(cell: tuple[float, ...], group: int) -> None:
 
     The cell may be primitive or centred, its axes in any order.
     """
-    symbol, _ = standard(lattice_of(cell), METRIC)
-    if not symbol.startswith(METRICS[crystal_system(group)]):
+    symbols = [standard(lattice_of(cell), tolerance)[0] for tolerance in METRIC]
+    if not any(one.startswith(METRICS[crystal_system(group)]) for one in symbols):
         name = space_group_types()[default_hall(group) - 1][1]
         raise ValueError(
-            f"{LATTICES[symbol[0]]} cell cannot have {name} ({group}); "
+            f"{LATTICES[symbols[0][0]]} cell cannot have {name} ({group}); "
             "correct the cell or the space group"
         )
 
