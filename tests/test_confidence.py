@@ -479,3 +479,10 @@ def test_halves_are_about_equal_and_keep_the_kinds_of_an_entry_together():
     halves = [cases.half({"id": f"mp-{i} known"}) for i in range(1000)]
     assert 430 < sum(halves) < 570
     assert cases.half({"id": "mp-7 known"}) == cases.half({"id": "mp-7 type removed"})
+
+
+def test_structure_without_a_line_in_range_gets_no_confidence():
+    nothing = fit(np.zeros_like(PATTERN.intensity), 1.0)
+    p, verdict, said, _ = judge(PROBLEM, [nothing])
+    assert (p, verdict) == (0.0, "none")
+    assert said == ("no line of the first structure lies in the measured range",)

@@ -13,6 +13,7 @@ from xrdkit.crystal import (
     from_structures,
     read_cif,
     standard_cell,
+    symmetry_dataset,
     symmetry_of,
     to_structure,
 )
@@ -287,3 +288,19 @@ def test_gemmis_short_symbols_of_all_groups_are_known():
 def test_unknown_space_group_is_refused_with_a_hint(name):
     with pytest.raises(ValueError, match="not known; give a number from 1 to 230"):
         space_group_number(name)
+
+
+def test_cells_and_places_that_are_no_numbers_are_refused():
+    lattice = Lattice.cubic(4.0)
+    bad = Structure(lattice, ["Cu"], [[np.nan, 0, 0]])
+    for refused in (
+        lambda: from_structures([bad]),
+        lambda: symmetry_dataset((np.full((3, 3), np.nan), np.zeros((1, 3)), [1]), 0.1),
+    ):
+        with pytest.raises(ValueError, match="is NaN or infinite; correct its numbers"):
+            refused()
+
+
+def test_dummies_are_no_elements():
+    with pytest.raises(ValueError, match=r"X0\+ in .* is no element; replace it"):
+        from_structures([Structure(Lattice.cubic(4.0), ["X"], [[0, 0, 0]])])

@@ -1,3 +1,4 @@
+import time
 from itertools import combinations
 
 import numpy as np
@@ -356,3 +357,26 @@ def test_judge_knows_orderings_of_a_type_of_the_library():
     assert not ordering_of_parent(BORIDE, library)  # a type that is there itself
     assert not ordering_of_parent(STRUCTURES["TiO2"], library)
     assert not ordering_of_parent(CU3AU, library.without(("Cu",)))
+
+
+def test_counts_a_little_over_whole_sites_give_full_sites():
+    filling = ((57, 38), (25,), (8,))
+    contents = {57: 0.67, 38: 0.335, 25: 1.0, 8: 3.0}
+    frac = np.array([[0.5] * 3, [0] * 3, [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5]])
+    slot = np.array([0, 1, 2, 2, 2])
+    perovskite = ordered.Parent(
+        0, filling, contents, (), 3.9 * np.eye(3), frac, slot, 221, "perovskite", 0.0
+    )
+    crystal = ordered.mixed(perovskite).crystal
+    assert float(crystal.occupancy[:2].sum()) == pytest.approx(1)
+    assert len(to_structure(crystal)) == 5
+
+
+def test_many_elements_are_merged_by_pairs_and_triples_alone():
+    formula = dict.fromkeys(range(57, 72), 1.0) | {8: 3.0}
+    started = time.monotonic()
+    found = ordered.merges(formula)
+    assert time.monotonic() - started < 5
+    assert all(len(g) <= 3 for merge in found for g in merge.groups)
+    assert (8,) in found[0].groups
+    assert len(found[0].groups) == 15

@@ -360,7 +360,7 @@ def test_crop_and_exclude_keep_track_of_the_ranges():
     assert not ((two.two_theta > 20) & (two.two_theta < 22)).any()
     with pytest.raises(ValueError, match="range 20–10° is empty"):
         pattern.crop(one, 20, 10)
-    with pytest.raises(ValueError, match="no points are left; the pattern spans 10–"):
+    with pytest.raises(ValueError, match="no points are left, at least 30 are needed"):
         pattern.crop(one, 100, 120)
 
 
@@ -547,3 +547,18 @@ def test_gsas_files_of_others_are_read(shared, name, points, first, last):
     assert len(one) == points
     assert one.two_theta[[0, -1]] == pytest.approx([first, last])
     assert one.sigma_source == "counts"
+
+
+def test_angles_in_radians_and_few_points_are_refused():
+    x = np.linspace(0.1, 1.4, 400)
+    radians = Pattern(
+        x, np.exp(-(((x - 0.7) / 0.01) ** 2)) + 0.1, pattern.radiation("CuKa")
+    )
+    with pytest.raises(ValueError, match=r"angles up to 1\.4: radians"):
+        pattern.prepare(radians)
+    few = replace(radians, two_theta=20 + x[:20], intensity=radians.intensity[:20])
+    with pytest.raises(ValueError, match="20 points are left, at least 30 are needed"):
+        pattern.prepare(replace(few, ranges=((20.1, 20.2),)))
+    whole = replace(radians, two_theta=50 * x, ranges=((5.0, 70.0),))
+    with pytest.raises(ValueError, match="at least 30 are needed; the pattern spans 5–70°"):
+        pattern.exclude(whole, (5.5, 80))

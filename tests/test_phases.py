@@ -18,6 +18,7 @@ from xrdkit.phases import (
     compounds,
     foreign_phases,
     known_phase,
+    known_phases,
     known_types,
     leftover,
     without_phases,
@@ -294,3 +295,26 @@ def test_mixture_has_the_share_and_says_what_it_needs():
         mixed(one, other, -0.1)
     with pytest.raises(ValueError, match="simulate both on one grid"):
         mixed(one, replace(other, two_theta=other.two_theta + 0.01), 0.3)
+
+
+@pytest.mark.parametrize(
+    ("main", "absent", "seed"),
+    [("TiO2", "CaF2", 0), ("ZnO", "LaB6", 1), ("CaTiO3", "Si", 2)],
+)
+def test_phase_whose_lines_are_met_by_chance_is_refused(main, absent, seed, known):
+    generator = torch.Generator().manual_seed(seed)
+    crystal = from_structures([STRUCTURES[main]])
+    pattern = prepare(disturbed(crystal, BEAM, generator))
+    with pytest.raises(ValueError, match=r"strongest lines .* are not in the pattern"):
+        known_phase(STRUCTURES[absent], pattern, known)
+
+
+def test_phase_given_twice_is_refused(rutile_and_corundum, known):
+    with pytest.raises(ValueError, match="phases Al2O3 and Al4O6 are the same; give one"):
+        known_phases(("Al2O3", "Al4O6"), rutile_and_corundum, known)
+
+
+def test_phase_with_a_giant_cell_is_refused():
+    giant = Structure(Lattice.cubic(900), ["Cu"], [[0, 0, 0]])
+    with pytest.raises(ValueError, match=r"a cell of 729,000,000 Å³, at most 20,000 Å³"):
+        compounds.candidate_of(giant, "giant.cif")

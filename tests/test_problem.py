@@ -72,6 +72,7 @@ def test_hydrate_keeps_its_water_or_is_refused(formula):
     ("2TiO2", "cannot be read at '2TiO2'"),
     ("TiO0", "O in formula 'TiO0' has count 0; leave it out"),
     ("Ti(OH)0", "has count 0"),
+    ("CuSO4.5H2O", "has a dot of a number before its water; write ·5H2O"),
     ("Es2O3", "has no scattering factor here"),
 ])
 def test_impossible_formula_is_refused_with_a_reason(formula, message):
@@ -163,6 +164,14 @@ def test_contents_are_any_multiple_of_the_formula(pattern, library, contents):
     ({"cell": (4.6, 4.6, 3.0, 60.0, 60.0, 125.0)}, "enclose no volume"),
     ({"cell": (4.6, 4.6, 3.0, 1.57, 1.57, 1.57)}, "enclose no volume; give degrees"),
     ({"cell": (4.6, 4.6, 3.0, np.nan, 90.0, 90.0)}, "enclose no volume"),
+    ({"cell": (4.6, 4.6, 3.0, 90.0, 90.0, 90.0), "space_group": 225},
+     r"a tetragonal cell cannot have Fm-3m \(225\); correct the cell or the space group"),
+    ({"cell": (4.6, 4.9, 3.0, 90.0, 90.0, 90.0), "space_group": "P6/mmm"},
+     "an orthorhombic cell cannot have P6/mmm"),
+    ({"cell": (4.6, 4.6, 3.0, 90.0, 90.0, 90.0), "contents": "Ti20O40"},
+     "the cell has 63 Å³, its contents of 60 atoms need about"),
+    ({"cell": (9.2, 9.2, 6.0, 90.0, 90.0, 90.0), "contents": "TiO2"},
+     "the cell has 508 Å³, its contents of 3 atoms need about"),
     ({"space_group": "P9"}, "space group 'P9' is not known; give a number from 1 to 230"),
     ({"space_group": 231}, "space group 231 is not known"),
     ({"exclude": ("Ti02",)}, "where the letter O may be meant"),
@@ -182,3 +191,23 @@ def test_whole_numbers_will_do_for_a_cell(pattern, library):
 def test_missing_library_file_is_named(pattern, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no library file .*none\.lib"):
         pose(pattern, "TiO2", library=tmp_path / "none.lib")
+
+
+@pytest.mark.parametrize(("given", "group"), [
+    ((4.6, 4.6, 3.0, 90.0, 90.0, 90.0), 136),
+    ((3.0, 4.6, 4.61, 90.0, 90.0, 90.0), 136),  # axes in another order
+    ((4.2, 4.2, 4.2, 90.0, 90.0, 90.0), 62),  # a special metric
+    ((2.98, 2.98, 2.98, 60.0, 60.0, 60.0), 225),  # the primitive cell
+    ((4.76, 4.76, 13.0, 90.0, 90.0, 120.0), 167),
+    ((5.13, 5.13, 5.13, 55.3, 55.3, 55.3), 167),
+    ((3.0, 5.2, 4.0, 90.0, 90.0, 90.0), 63),
+])  # fmt: skip
+def test_cell_with_the_metric_of_its_group_is_taken(pattern, library, given, group):
+    problem = pose(pattern, "TiO2", cell=given, space_group=group, library=library)
+    assert problem.space_group == group
+
+
+def test_subscripts_are_numbers():
+    assert parse_formula("TiO₂") == {"Ti": 1, "O": 2}
+    assert parse_formula("Ca₁₀(PO₄)₆(OH)₂")["O"] == 26
+    assert parse_formula("Na0.5H2O") == {"Na": 0.5, "H": 2, "O": 1}

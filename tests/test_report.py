@@ -23,7 +23,7 @@ from xrdkit.report.fullprof import shifts
 from xrdkit.report.handover import fraction, scales
 from xrdkit.report.html import _steps
 from xrdkit.report.markup import formula_html, symbol_html
-from xrdkit.report.results import PROGRAMS, results_of, write_solution
+from xrdkit.report.results import PROGRAMS, check_output, results_of, write_solution
 from xrdkit.report.sections import neighbours
 from xrdkit.report.setting import reference_hall, reference_setting, settings_of
 from xrdkit.report.topas import monochromator_angle
@@ -338,8 +338,8 @@ def test_topas_input_is_complete(rutile, tmp_path):
     fit = replace(rutile, instrument=Instrument(w=0.03, zero=0.017, displacement=0.05))
     paths = write_topas(fit, counts(fit), tmp_path / "new", "my sample")
     text = paths[0].read_text()
-    assert 'xdd "my_sample.xye"' in text
-    assert paths[1].name == "my_sample.xye"
+    assert f'xdd "{paths[1].name}"' in text
+    assert re.fullmatch("my_sample_[0-9a-f]{6}_topas.xye", paths[1].name)
     assert 'space_group "P42/mnm"' in text
     assert "Zero_Error(@, 0.01700)" in text
     assert "Specimen_Displacement(@, 0.05000)" in text
@@ -694,8 +694,10 @@ def test_inputs_of_programs_are_results_of_the_name_and_replaced(rutile, tmp_pat
     first = write_solution(
         solution, tmp_path, name, pattern=counts(rutile), programs=tuple(PROGRAMS)
     )
-    inputs = {f"my_sample_1_.{suffix}" for suffix in ("inp", "xye", "pcr", "dat")}
-    assert inputs < {path.name for path in first}
+    inputs = {
+        path.name for path in first if path.suffix in (".inp", ".xye", ".pcr", ".dat")
+    }
+    assert len(inputs) == 4
     assert sorted(first) == results_of(tmp_path, name)
     write_solution(solution, tmp_path, name)
     assert not inputs & {path.name for path in tmp_path.iterdir()}
@@ -707,7 +709,6 @@ def test_program_that_cannot_take_the_structure_leaves_the_rest(
     def refuses(*given):
         raise ValueError("site O1 has a coordinate that depends on two others")
 
-    (tmp_path / "s_07.cif").write_text("older, of a longer list")
     monkeypatch.setitem(PROGRAMS, "topas", refuses)
     with pytest.warns(UserWarning, match="no input of topas is written: site O1 has a"):
         written = write_solution(
@@ -718,8 +719,57 @@ def test_program_that_cannot_take_the_structure_leaves_the_rest(
             programs=("topas", "fullprof"),
         )
     names = {path.name for path in written}
-    assert names == {"s_01.cif", "s.csv", "s.html", "s.pcr", "s.dat"}
+    assert names == {
+        "s_xrdkit.txt", "s_01.cif", "s.csv", "s.html", "s_fullprof.pcr", "s_fullprof.dat"
+    }  # fmt: skip
     assert results_of(tmp_path, "s") == sorted(written)
+
+
+def test_files_that_xrdkit_did_not_write_are_never_replaced(rutile, tmp_path):
+    solution = solution_of(rutile)
+    own = [tmp_path / name for name in ("s.xye", "s.inp", "s.dat", "s_2023.cif")]
+    for path in own:
+        path.write_text("mine")
+    given = {"pattern": counts(rutile), "programs": tuple(PROGRAMS)}
+    for _ in range(2):
+        check_output(tmp_path, "s", overwrite=True)
+        write_solution(solution, tmp_path, "s", **given)
+    assert {path.read_text() for path in own} == {"mine"}
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.html", "s_01.cif", "s_xrdkit.txt"])
+def test_file_of_another_origin_in_the_way_is_an_error(rutile, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    said = f"{name} is no result of s and would be overwritten; give another folder"
+    with pytest.raises(ValueError, match=said):
+        check_output(tmp_path, "s", overwrite=True)
+    with pytest.raises(ValueError, match=said):
+        write_solution(solution_of(rutile), tmp_path, "s")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_list_of_results_cannot_name_other_files(rutile, tmp_path):
+    write_solution(solution_of(rutile), tmp_path / "out", "s")
+    (tmp_path / "mine").write_text("mine")
+    with (tmp_path / "out" / "s_xrdkit.txt").open("a") as file:
+        file.write("../mine\n")
+    write_solution(solution_of(rutile), tmp_path / "out", "s")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_results_of_a_longer_list_are_replaced(rutile, others, tmp_path):
+    write_solution(solution_of(rutile, *others), tmp_path, "s")
+    written = write_solution(solution_of(rutile), tmp_path, "s")
+    assert results_of(tmp_path, "s") == sorted(written) == sorted(tmp_path.iterdir())
+
+
+def test_names_that_differ_in_umlauts_do_not_share_files(rutile, tmp_path):
+    given = {"pattern": counts(rutile), "programs": tuple(PROGRAMS)}
+    one, other = (
+        write_solution(solution_of(rutile), tmp_path, name, **given)
+        for name in ("probe ä", "probe ö")
+    )
+    assert not set(one) & set(other)
 
 
 def test_programs_without_a_pattern_are_refused_at_once(rutile, tmp_path):
@@ -796,3 +846,11 @@ def test_pattern_that_was_written_can_be_read_by_others(rutile, tmp_path):
 
 
 assert set(SITES) == set(STRUCTURES)
+
+
+def test_settings_given_as_numpy_values_are_told(rutile, tmp_path):
+    given = {"cell": np.array([4.6, 4.6, 3.0, 90, 90, 90]), "space_group": np.int64(136)}
+    solution = solution_of(rutile, settings=given)
+    text, _ = page_of(solution, tmp_path)
+    assert "<dd>4.6, 4.6, 3, 90, 90, 90</dd>" in text
+    assert "<dd>136</dd>" in text

@@ -10,6 +10,7 @@ from pymatgen.analysis.diffraction.xrd import XRDCalculator
 from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.groups import SpaceGroup
 
+from xrdkit.crystal import one_crystal
 from xrdkit.profile import line_widths, pattern_widths
 from xrdkit.simulate import (
     Reflections,
@@ -339,3 +340,9 @@ def test_pattern_of_one_crystal_has_its_maximum_at_one():
     assert len(pattern) == 1024
     assert pattern.intensity.max() == 1
     assert pattern.two_theta[pattern.intensity.argmax()] == pytest.approx(28.44, abs=0.05)
+
+
+def test_elements_without_form_factor_are_refused():
+    crystal = one_crystal(4 * np.eye(3), np.zeros((1, 3)), np.array([99]))
+    with pytest.raises(ValueError, match=r"atomic numbers \[99\] are not all within 1–98"):
+        pattern_of(crystal, Radiation((1.5406,), (1.0,)))

@@ -41,6 +41,7 @@ MATCHED = 0.5  # of a line's height that the calculated profile must reach
 OFF, INDEPENDENT = 0.5, 120  # prior width of ln scattering power; independent points
 AHEAD = 40.0  # a larger lead says no more
 
+OUT_OF_RANGE = "no line of the first structure lies in the measured range"
 BIAS = 5.8
 WEIGHTS = {
     "missing": -1.11,
@@ -218,7 +219,7 @@ def _slopes(
             many, fit.radiation, two_theta=grid, instrument=Instrument(w=fit.instrument.w)
         )
     curves = curves.clamp_min(0).double().numpy()
-    logs = np.log(curves + 1e-3 * curves[-1].max())
+    logs = np.log(curves + max(1e-3 * curves[-1].max(), 1e-30))
     return (logs[:-1] - logs[-1]) / np.log(0.8)
 
 
@@ -256,6 +257,8 @@ def judge(
     """Confidence in the first group of fits, verdict, reasons in words, and features."""
     if not fits:
         return 0.0, "none", ("no known structure type gives a possible structure",), {}
+    if not (fits[0].calculated - fits[0].background > 0).any():
+        return 0.0, "none", (OUT_OF_RANGE,), {}
     found = features(problem, fits, group)
     confidence = round(probability(found), 3)
     verdict: Verdict = "none" if confidence < NONE else "tentative"

@@ -32,6 +32,8 @@ class StandardCell:
 
 def from_structures(structures: "list[Structure]") -> Crystals:
     """A flat batch of pymatgen Structures, disordered sites as several rows."""
+    for structure in structures:
+        _check(structure)
     rows = []
     for owner, structure in enumerate(structures):
         for site in structure:
@@ -47,6 +49,29 @@ def from_structures(structures: "list[Structure]") -> Crystals:
         torch.tensor(table[:, 3]).float(),
         torch.tensor(table[:, 0]).long(),
     )
+
+
+def _check(structure: "Structure") -> None:
+    """Refuse what is no crystal of known elements at known places."""
+    from pymatgen.core import DummySpecies
+
+    name = structure.composition.formula
+    _check_finite(structure.lattice.matrix, structure.frac_coords, name)
+    dummies = [s for s in structure.composition if isinstance(s, DummySpecies)]
+    if dummies:
+        raise ValueError(
+            f"{dummies[0]} in {name} is no element; replace it or leave it out"
+        )
+
+
+def _check_finite(
+    lattice: Float[np.ndarray, "3 3"], frac: Float[np.ndarray, "atoms 3"], name: str
+) -> None:
+    """Refuse a cell or coordinates that are not numbers: spglib would crash on them."""
+    if not (np.isfinite(lattice).all() and np.isfinite(frac).all()):
+        raise ValueError(
+            f"the cell or a coordinate of {name} is NaN or infinite; correct its numbers"
+        )
 
 
 def one_crystal(
@@ -96,7 +121,8 @@ def read_cif(path: str) -> "Structure":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return Structure.from_file(path)
+            structure = Structure.from_file(path)
+            _check_finite(structure.lattice.matrix, structure.frac_coords, path)
         except FileNotFoundError:
             raise
         except Exception as error:
@@ -104,6 +130,7 @@ def read_cif(path: str) -> "Structure":
                 f"{path} is not a CIF with a structure ({error}); "
                 "give a file with a cell and atom sites"
             ) from error
+    return structure
 
 
 def symmetry_dataset(cell: tuple, symprec: float, hall: int = 0) -> "SpglibDataset | None":
@@ -111,6 +138,8 @@ def symmetry_dataset(cell: tuple, symprec: float, hall: int = 0) -> "SpglibDatas
 
     The standard cell is that of Hall number ``hall``; of the default setting for 0.
     """
+    lattice, positions, _ = cell
+    _check_finite(np.asarray(lattice), np.asarray(positions), "the structure")
     with quiet_spglib() as spglib:
         try:
             return spglib.get_symmetry_dataset(cell, symprec=symprec, hall_number=hall)

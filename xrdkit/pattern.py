@@ -32,6 +32,7 @@ __all__ = [
 Curve = Float[np.ndarray, " points"]
 GAP = 0.5  # degrees
 LEAST = 30  # points
+RADIANS = 3.2  # a pattern of 2θ (°) reaches beyond; π is the largest angle in radians
 
 
 def read(path: str | Path, wavelength: Spec | None = None) -> Pattern:
@@ -132,6 +133,8 @@ def prepare(pattern: Pattern, *, background: bool = True) -> Pattern:
     """
     if pattern.prepared:
         return pattern
+    _refuse_radians(pattern.two_theta, pattern.name or "the pattern")
+    _enough(len(pattern), pattern)
     x, y, notes = pattern.two_theta, *_despiked(pattern.two_theta, pattern.intensity)
     base = _background(x, y) if background else np.zeros_like(y)
     done = _normalised(replace(pattern, intensity=y - base, background=base))
@@ -207,11 +210,19 @@ def _refuse(x: Curve, y: Curve, sigma: Curve | None, name: str) -> None:
             f"{name} has angles {x.min():g} to {x.max():g}, 2θ must be within 0–180°; "
             "give 2θ in degrees in the first column"
         )
+    _refuse_radians(x, name)
     if len(y) and not y.any():
         raise ValueError(f"{name} has only zero intensities; give a measured pattern")
     if len(y) and np.ptp(y) == 0:
         raise ValueError(
             f"{name} has the same intensity {y[0]:g} everywhere; check the columns"
+        )
+
+
+def _refuse_radians(x: Curve, name: str) -> None:
+    if len(x) >= LEAST and x.max() < RADIANS:
+        raise ValueError(
+            f"{name} has angles up to {x.max():.3g}: radians? give 2θ in degrees"
         )
 
 
@@ -242,15 +253,20 @@ def _is_counts(y: Curve) -> bool:
 
 
 def _kept(pattern: Pattern, keep: np.ndarray, ranges: list[tuple[float, float]]) -> Pattern:
-    if not keep.any():
-        raise ValueError(
-            f"no points are left; the pattern spans {pattern.two_theta[0]:g}–"
-            f"{pattern.two_theta[-1]:g}°"
-        )
+    _enough(int(keep.sum()), pattern)
     names = ("two_theta", "intensity", "sigma", "background")
     found = {name: getattr(pattern, name) for name in names}
     cut = {name: None if value is None else value[keep] for name, value in found.items()}
     return replace(pattern, ranges=tuple(ranges), **cut)
+
+
+def _enough(left: int, whole: Pattern) -> None:
+    """Refuse what is too little of a pattern to find lines in."""
+    if left < LEAST:
+        raise ValueError(
+            f"{left or 'no'} points are left, at least {LEAST} are needed; "
+            f"the pattern spans {whole.two_theta[0]:g}–{whole.two_theta[-1]:g}°"
+        )
 
 
 def _normalised(pattern: Pattern) -> Pattern:

@@ -11,10 +11,16 @@ import torch
 
 from xrdkit import library as libraries
 from xrdkit.cell import lattice_of
+from xrdkit.indexing.bravais import standard
 from xrdkit.library import Library, expected_volume
 from xrdkit.pattern import find_peaks, prepare
 from xrdkit.scattering import hkl_within
-from xrdkit.space_group import space_group_number
+from xrdkit.space_group import (
+    crystal_system,
+    default_hall,
+    space_group_number,
+    space_group_types,
+)
 from xrdkit.types import Pattern, Problem
 
 MAX_ATOMS = 200
@@ -23,6 +29,22 @@ APPROXIMATE = (
     "only a library with members leaves them out fully"
 )
 MISSED = 0.4  # degrees between a strong peak and the nearest line of a cell
+SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+METRIC = 0.02, 0.005  # of the mean edge: what a cell may be off the metric of its group
+LATTICES = {
+    "a": "a triclinic", "m": "a monoclinic", "o": "an orthorhombic", "t": "a tetragonal",
+    "h": "a hexagonal", "c": "a cubic",
+}  # fmt: skip
+METRICS = {  # Bravais symbols of lattices that have the symmetry which a system demands
+    "triclinic": ("a", "m", "o", "t", "h", "c"),
+    "monoclinic": ("m", "o", "t", "h", "c"),
+    "orthorhombic": ("o", "t", "hP", "c"),
+    "tetragonal": ("t", "c"),
+    "trigonal": ("h", "c"),
+    "hexagonal": ("hP",),
+    "cubic": ("c",),
+}
+SWOLLEN = 2.5  # factor that a volume given may be off the expected one
 TERM = re.compile(r"([A-Z][a-z]?)(\d+(?:\.\d+)?)?")
 
 
@@ -30,12 +52,17 @@ def parse_formula(text: str) -> dict[str, float]:
     """Counts by element symbol of "TiO2", "Ca(OH)2", "Ti2 O4" or "CuSO4·5H2O"."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"formula {text!r} is empty; give one such as TiO2")
+    text = text.translate(SUBSCRIPTS)
     if re.search(r"[+-]\d*$|\^", text.strip()):
         raise ValueError(f"formula {text!r} carries a charge; give the neutral formula")
     if re.search(r"[A-Za-z]0\d", text):
         raise ValueError(
             f"formula {text!r} has a zero where the letter O may be meant; "
             f"write {re.sub('(?<=[A-Za-z])0(?=[0-9])', 'O', text)}?"
+        )
+    if water := re.search(r"(?<![A-Za-z]0)\.(\d*H2O)$", text.strip()):
+        raise ValueError(
+            f"formula {text!r} has a dot of a number before its water; write ·{water[1]}"
         )
     if re.search(r"\s\d[\d.]*[A-Z(\[]", text.strip()):
         raise ValueError(
@@ -145,6 +172,10 @@ def pose(
     if exclude and known.info.get("averaged"):
         prepared = replace(prepared, warnings=(*prepared.warnings, APPROXIMATE))
     for lattice, _ in cells:
+        if group is not None:
+            _check_metric(lattice, group)
+        if inside is not None:
+            _check_room(lattice, inside, known)
         doubts = cell_doubts(prepared, lattice, inside or counts, known)
         prepared = replace(prepared, warnings=(*prepared.warnings, *doubts))
     return Problem(
@@ -156,6 +187,34 @@ def pose(
         library=known.without(frozenset(exclude)) if exclude else known,
         exclude=frozenset(exclude),
     )
+
+
+def _check_metric(cell: tuple[float, ...], group: int) -> None:
+    """Refuse a cell that has not the metric which its space group demands.
+
+    The cell may be primitive or centred, its axes in any order.
+    """
+    symbols = [standard(lattice_of(cell), tolerance)[0] for tolerance in METRIC]
+    if not any(one.startswith(METRICS[crystal_system(group)]) for one in symbols):
+        name = space_group_types()[default_hall(group) - 1][1]
+        raise ValueError(
+            f"{LATTICES[symbols[0][0]]} cell cannot have {name} ({group}); "
+            "correct the cell or the space group"
+        )
+
+
+def _check_room(
+    cell: tuple[float, ...], contents: dict[str, float], known: Library
+) -> None:
+    """Refuse contents for which a cell is far too small or too large."""
+    volume = abs(float(np.linalg.det(lattice_of(cell))))
+    atoms = sum(contents.values())
+    expected = atoms * expected_volume(known, by_number(contents))
+    if not 1 / SWOLLEN < volume / expected < SWOLLEN:
+        raise ValueError(
+            f"the cell has {volume:.0f} Å³, its contents of {atoms:g} atoms need about "
+            f"{expected:.0f} Å³; make them agree"
+        )
 
 
 def cell_doubts(

@@ -21,6 +21,7 @@ TABLES = Path(__file__).parent / "tables" / "scattering.safetensors"
 DISPERSION = ("f_prime", "f_second")
 Texture = tuple[tuple[int, int, int], float]  # axis hkl and March-Dollase r
 LABORATORY = Instrument()
+HEAVIEST = 98  # atomic number that has a form factor
 EDGE = 1e-9  # reflections on the limiting sphere are inside
 
 

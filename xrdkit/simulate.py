@@ -16,6 +16,7 @@ from torch import Tensor
 from xrdkit.disturb import asymmetric, grainy, mixed, realistic
 from xrdkit.profile import Number, Widths, pattern_widths, profile
 from xrdkit.scattering import (
+    HEAVIEST,
     LABORATORY,
     Reflections,
     Texture,
@@ -253,6 +254,11 @@ def simulate(
     ``size`` is the Scherrer size and ``nanocrystal`` the τ of a sinc² line (Å), ``strain``
     the microstrain; each one number or one per crystal. Gradients flow to the crystals.
     """
+    if int(crystals.numbers.max()) > HEAVIEST or int(crystals.numbers.min()) < 1:
+        raise ValueError(
+            f"atomic numbers {crystals.numbers.unique().tolist()} are not all within "
+            f"1–{HEAVIEST}; others have no scattering factor here, replace the element"
+        )
     grid = _grid(two_theta, crystals.lattice)
     widths = pattern_widths(
         grid, instrument, radiation.main, size=size, strain=strain, nanocrystal=nanocrystal

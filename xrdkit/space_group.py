@@ -74,6 +74,13 @@ def space_group_number(name: int | str) -> int:
     )
 
 
+def crystal_system(space_group: int) -> str:
+    """The crystal system of a space group's number."""
+    last = {2: "triclinic", 15: "monoclinic", 74: "orthorhombic", 142: "tetragonal"}
+    last |= {167: "trigonal", 194: "hexagonal", 230: "cubic"}
+    return next(system for number, system in last.items() if space_group <= number)
+
+
 def centring_letter(space_group: int) -> str:
     """P, A, C, I, F or R of a space group's standard setting."""
     return space_group_types()[default_hall(space_group) - 1][1][0]

@@ -44,6 +44,7 @@ from xrdkit.scattering import half_spheres
 from xrdkit.types import Candidate, Problem, Progress
 
 MERGES = 12  # ways to merge species, the most alike first
+DIVIDED = 7  # elements up to which every division is looked at (their number explodes)
 FILLED = (3 / 4, 2 / 3, 1 / 2)  # share of a species' sites beside vacancies
 PARENTS, ALIKE, DECORATED = 30, 2, 10  # parents refined; of one type and filling; decorated
 UNEXPLAINED = 0.05  # residual above which parents are tried
@@ -106,7 +107,8 @@ def merges(formula: dict[int, float]) -> list[Merge]:
 
     elements = sorted(formula)
     alone = tuple((z,) for z in elements)
-    every = [filled_up(p, formula) for p in sorted(partitions(elements), key=unlike)]
+    divide = partitions if len(elements) <= DIVIDED else single_merges
+    every = [filled_up(p, formula) for p in sorted(divide(elements), key=unlike)]
     found = [m for m in every if m.groups != alone][:MERGES]
     for z in elements if len(elements) > 1 else ():
         groups = tuple((0, z) if one == (z,) else one for one in alone)
@@ -140,6 +142,17 @@ def partitions(elements: list[int]) -> list[Filling]:
             if i == len(groups) or (z in ANIONS) == (groups[i][0] in ANIONS)
         ]  # fmt: skip
     return found
+
+
+def single_merges(elements: list[int]) -> list[Filling]:
+    """Divisions of many elements in which one pair or triple alone is merged."""
+    joined_ones = [
+        one
+        for size in (2, 3)
+        for one in combinations(elements, size)
+        if len({z in ANIONS for z in one}) == 1
+    ]
+    return [(*((z,) for z in elements if z not in one), one) for one in joined_ones]
 
 
 def parents(problem: Problem) -> list[Parent]:
@@ -250,12 +263,17 @@ def parent_of(
     )
 
 
+def _shares(parent: Parent, slot: int) -> list[tuple[int, float]]:
+    """Occupancies of a slot's species; counts a little over whole sites share these."""
+    group = parent.filling[slot]
+    total = sum(parent.contents[z] for z in group)
+    sites = max(np.count_nonzero(parent.slot == slot), total)
+    return [(z, parent.contents[z] / sites) for z in group if z]
+
+
 def mixed(parent: Parent) -> Candidate:
     """A parent with its mixed sites, a row for each of their species."""
-    shares = [
-        [(z, parent.contents[z] / np.count_nonzero(parent.slot == k)) for z in group if z]
-        for k, group in enumerate(parent.filling)
-    ]
+    shares = [_shares(parent, k) for k in range(len(parent.filling))]
     rows = [(i, z, n) for i, k in enumerate(parent.slot) for z, n in shares[k]]
     site, numbers, occupancy = (np.array(column) for column in zip(*rows, strict=True))
     frac = parent.frac[site]

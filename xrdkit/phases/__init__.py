@@ -6,12 +6,13 @@ missing below it is not forgiven.
 """
 
 from xrdkit.phases.compounds import known_types, reduced_name
-from xrdkit.phases.known import known_phase, without_phases
+from xrdkit.phases.known import known_phase, known_phases, without_phases
 from xrdkit.phases.leftover import foreign_phases, leftover
 
 __all__ = [
     "foreign_phases",
     "known_phase",
+    "known_phases",
     "known_types",
     "leftover",
     "reduced_name",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 CIF_BYTES = 2_000_000
+LARGEST = 20_000  # Å³, cell of a phase: its lines are counted by the volume
 SYMPREC = 0.01  # Å
 GIVEN, TYPE = 0.02, 0.055  # largest relative error of the edges of a cell, and of a type's
 
@@ -73,6 +74,11 @@ def candidate_of(structure: "Structure", origin: str) -> Candidate:
     if len(structure) > 8 * MAX_ATOMS:
         raise ValueError(
             f"{origin} has {len(structure):,} sites in its cell, at most {8 * MAX_ATOMS:,} "
+            "are looked at; leave it out"
+        )
+    if structure.volume > LARGEST:
+        raise ValueError(
+            f"{origin} has a cell of {structure.volume:,.0f} Å³, at most {LARGEST:,} Å³ "
             "are looked at; leave it out"
         )
     kinds = sorted({site.species_string for site in structure})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.optimize import nnls
+from torch import Tensor
 
 from xrdkit.library import Library
-from xrdkit.peaks import typical_fwhm
+from xrdkit.peaks import noise, typical_fwhm
 from xrdkit.phases.compounds import (
     GIVEN,
     TYPE,
@@ -43,7 +45,9 @@ if TYPE_CHECKING:
 MOST = 150  # structure types tried for one formula
 TRIED = 4  # structures that are refined
 PRESENT = 0.02  # least share of the pattern that a phase explains
-NAMED = 3  # lines in a message
+NAMED = 3  # strongest lines: each must be there, and is named if it is not
+SEEN, CLEAR = 0.5, 3.0  # of a line's height; standard deviations of the noise
+SAME = 0.01  # relative difference of volume below which two phases are one
 
 
 def known_phase(
@@ -56,42 +60,85 @@ def known_phase(
     """
     name, choices = _choices(what, library)
     grids = grids_of(pattern)
+    clear = CLEAR * float(np.median(noise(pattern)))
     asked: list[Candidate] = []
     found: list[Found] = []
     for candidates, stretch in choices:
         asked = asked or candidates[:1]
         placed = place(candidates, pattern, stretch, TRIED)
-        found += [_found(candidate, grids, stretch) for candidate in placed.candidates]
-        if any(one.share > PRESENT for one in found):
+        found += [_found(c, grids, stretch, clear) for c in placed.candidates]
+        if any(one.share > PRESENT and one.seen for one in found):
             break
     if not found:
         raise ValueError(
             f"phase {name}: no structure type holds this formula; give a CIF file"
         )
-    best = max(found, key=lambda one: one.share)
-    if best.share < PRESENT:
+    best = max(found, key=lambda one: (one.seen, one.share))
+    if best.share < PRESENT or not best.seen:
         raise ValueError(_absent(name, asked[0], grids[-1]))
     crystal = replace(best.candidate.crystal, lattice=current_lattice(best.fitted.block))
     return Phase(crystal, best.candidate.symmetry, name=name)
 
 
+def known_phases(
+    whats: "Sequence[str | Path | Structure]", pattern: Pattern, library: Library
+) -> tuple[Phase, ...]:
+    """Several known phases (``known_phase``); the same one twice is an error."""
+    found = [known_phase(what, pattern, library) for what in whats]
+    for one, other in combinations(found, 2):
+        if _same(one, other):
+            raise ValueError(f"phases {one.name} and {other.name} are the same; give one")
+    return tuple(found)
+
+
+def _same(one: Phase, other: Phase) -> bool:
+    """Whether two phases are one compound: atoms, space group, volume within 1 %."""
+    a, b = one.crystal, other.crystal
+    alike = sorted(a.numbers.tolist()) == sorted(b.numbers.tolist())
+    near = abs(float(a.volume.log() - b.volume.log())) < SAME
+    return alike and near and one.symmetry.number == other.symmetry.number
+
+
 @dataclass(frozen=True)
 class Found:
-    """A structure refined as one phase, and the share of the pattern that it explains."""
+    """A structure refined as one phase, and the share of the pattern that it explains.
+
+    ``seen``: whether each of its strongest lines is there.
+    """
 
     candidate: Candidate
     fitted: Fitted
     share: float
+    seen: bool
 
 
-def _found(candidate: Candidate, grids: Sequence[Grid], stretch: float) -> Found:
+def _found(
+    candidate: Candidate, grids: Sequence[Grid], stretch: float, clear: float
+) -> Found:
     """A structure refined; it explains nothing where its cell has run away."""
     fitted = refined_through(candidate, grids)
     seen = (grids[-1].weight > 0).float()
-    share, _ = matched(fitted.calculated, grids[-1].observed[None], seen)
+    share, scale = matched(fitted.calculated, grids[-1].observed[None], seen)
     volume = current_lattice(fitted.block).det() / candidate.crystal.lattice.det()
     near = abs(float(volume.abs().log())) < 3 * stretch
-    return Found(candidate, fitted, float(share[0]) if near else 0.0)
+    lines = _lines_seen(fitted.calculated[0] * scale[0], grids[-1], clear)
+    return Found(candidate, fitted, float(share[0]) if near else 0.0, lines)
+
+
+def _lines_seen(curve: Float[Tensor, " points"], grid: Grid, clear: float) -> bool:
+    """Whether the pattern reaches to each of the strongest lines of a phase.
+
+    That is ``clear`` of the noise and to half of its height, within its width.
+    """
+    tops = _strongest(curve * (grid.weight > 0))
+    for top in tops:
+        height = float(curve[top])
+        low = torch.nonzero(curve[:top] < height / 2).flatten()[-1:]
+        high = torch.nonzero(curve[top:] < height / 2).flatten()[:1] + top
+        around = grid.observed[int(low.sum()) : int(high.sum() or len(grid)) + 1]
+        if float(around.max()) < max(SEEN * height, clear):
+            return False
+    return bool(tops)
 
 
 Choices = Iterable[tuple[list[Candidate], float]]
@@ -129,15 +176,19 @@ def _absent(name: str, candidate: Candidate, grid: Grid) -> str:
     """The sentence that says which strong lines of a phase are not there."""
     highest = torch.sin(torch.deg2rad(grid.two_theta[-1] / 2)) / grid.radiation.main
     block = pack([candidate], float(4 * torch.pi * highest))
-    curve = profiles(block, grid, False)[0][0]
-    inner = (curve[1:-1] > curve[:-2]) & (curve[1:-1] >= curve[2:])
-    tops = torch.nonzero(inner).flatten() + 1
-    tops = tops[curve[tops].argsort(descending=True)][:NAMED]
+    tops = _strongest(profiles(block, grid, False)[0][0])
     angles = ", ".join(f"{float(t):.2f}°" for t in grid.two_theta[tops])
     return (
         f"phase {name}: its strongest lines (at {angles}) are not in the pattern; "
         "check the phase and the wavelength, or leave it out"
     )
+
+
+def _strongest(curve: Float[Tensor, " points"]) -> list[int]:
+    """Where the highest lines of a profile have their maxima, highest first."""
+    inner = (curve[1:-1] > curve[:-2]) & (curve[1:-1] >= curve[2:])
+    tops = torch.nonzero(inner).flatten() + 1
+    return tops[curve[tops].argsort(descending=True)][:NAMED].tolist()
 
 
 def without_phases(pattern: Pattern, phases: Sequence[Phase]) -> Pattern:

@@ -13,13 +13,13 @@ import numpy as np
 
 from xrdkit import __version__
 from xrdkit.files import write_text
-from xrdkit.report.cif import data_name
 from xrdkit.report.handover import (
     CELL_PARAMETERS,
     base_of,
     biso,
     coordinates,
     excluded,
+    input_name,
     origin_axes,
     scales,
     without_slits,
@@ -34,12 +34,12 @@ DISPLACED = 180 / np.pi  # degrees in a radian
 
 
 def write_fullprof(fit: Fit, pattern: Pattern, folder: str | Path, name: str) -> list[Path]:
-    """NAME.pcr and the data NAME.dat (2θ, intensity, e.s.d.) in a folder.
+    """NAME_fullprof.pcr and the data NAME_fullprof.dat (2θ, intensity, e.s.d.).
 
     ``pattern`` is as measured; ``fit`` gives cell, coordinates, radiation, zero, widths.
     What the slits do is taken off the intensities.
     """
-    folder, name = Path(folder), data_name(name)
+    folder, name = Path(folder), input_name(name, "fullprof")
     folder.mkdir(parents=True, exist_ok=True)
     factor = without_slits(fit, pattern)
     return [

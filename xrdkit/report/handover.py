@@ -1,7 +1,9 @@
 """What the inputs of Rietveld programs share: data, background, scales, what may move."""
 
+import os
 from dataclasses import dataclass
 from fractions import Fraction
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from scipy.optimize import nnls
 
 from xrdkit.files import write_text
 from xrdkit.pattern import background, noise
+from xrdkit.report.cif import data_name
 from xrdkit.report.setting import Setting, Site, position_constants
 from xrdkit.scattering import slit_factor
 from xrdkit.simulate import pattern_of
@@ -39,6 +42,17 @@ class Coordinate:
     constant: float
     axis: int | None = None
     factor: float = 0.0
+
+
+def input_name(name: str, program: str) -> str:
+    """Name of a program's files, NAME_PROGRAM, of letters that every program takes.
+
+    Six figures of its hash keep a name apart that had to be changed.
+    """
+    plain = data_name(name)
+    if plain != name:
+        plain += f"_{sha256(os.fsencode(name)).hexdigest()[:6]}"
+    return f"{plain}_{program}"
 
 
 def coordinates(site: Site, fixed: tuple[int, ...] = ()) -> tuple[Coordinate, ...]:

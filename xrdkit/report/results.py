@@ -1,12 +1,14 @@
 """The folder of results of one sample: what is in it, what is written, what is replaced."""
 
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from xrdkit.files import check_writable
-from xrdkit.report.cif import data_name, write_cif
+from xrdkit.files import check_writable, write_text
+from xrdkit.report.cif import write_cif
 from xrdkit.report.fullprof import write_fullprof
+from xrdkit.report.handover import input_name
 from xrdkit.report.html import write_html
 from xrdkit.report.tables import write_csv
 from xrdkit.report.topas import write_topas
@@ -16,16 +18,19 @@ PROGRAMS: dict[str, Callable[..., list[Path]]] = {
     "topas": write_topas,
     "fullprof": write_fullprof,
 }
-WRITTEN = (".csv", ".html")  # beside the numbered CIFs
-INPUTS = (".inp", ".xye", ".pcr", ".dat")  # named by ``data_name``
+SUFFIXES = {"topas": (".inp", ".xye"), "fullprof": (".pcr", ".dat")}
+MANIFEST = "files written by xrdkit; with --overwrite these are replaced, and no others"
 
 
-def check_output(folder: str | Path, name: str, overwrite: bool = False) -> Path:
-    """The folder, if it can be written and holds no results of this name that must stay."""
+def check_output(
+    folder: str | Path, name: str, overwrite: bool = False, programs: Sequence[str] = ()
+) -> Path:
+    """The folder, if it can be written and holds nothing of this name that must stay."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder for the results")
     check_writable(folder)
+    _check_free(folder, name, outputs(folder, name, programs=programs))
     if results_of(folder, name) and not overwrite:
         raise ValueError(
             f"{folder} holds results of {name} already; "
@@ -34,16 +39,46 @@ def check_output(folder: str | Path, name: str, overwrite: bool = False) -> Path
     return folder
 
 
+def outputs(
+    folder: Path, name: str, count: int = 99, programs: Sequence[str] = ()
+) -> list[Path]:
+    """What a run writes for so many structures: list, CIFs, CSV, report, inputs."""
+    digits = max(2, len(str(count)))
+    names = [f"{name}_xrdkit.txt"]
+    names += [f"{name}_{rank:0{digits}}.cif" for rank in range(1, count + 1)]
+    names += [f"{name}.csv", f"{name}.html"]
+    names += [input_name(name, p) + end for p in programs for end in SUFFIXES[p]]
+    return [folder / one for one in names]
+
+
 def results_of(folder: Path, name: str) -> list[Path]:
-    """The files that an earlier run of this name left."""
-    numbered = [
-        path
-        for path in folder.glob("*.cif")
-        if path.stem.startswith(f"{name}_") and path.stem[len(name) + 1 :].isdigit()
-    ]
-    others = [folder / f"{name}{suffix}" for suffix in WRITTEN]
-    others += [folder / f"{data_name(name)}{suffix}" for suffix in INPUTS]
-    return sorted([*numbered, *(path for path in others if path.exists())])
+    """The files that an earlier run of this name wrote, by the list that it left."""
+    manifest, *_ = outputs(folder, name)
+    try:
+        head, *lines = manifest.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):  # none there, or none of ours
+        return []
+    if head != MANIFEST:
+        return []
+    fixed = {path.name for path in outputs(folder, name, 0, tuple(PROGRAMS))}
+    numbered = re.compile(re.escape(name) + r"_\d{2,}\.cif")
+    known = [one for one in lines if one in fixed or numbered.fullmatch(one)]
+    return sorted(folder / one for one in known if (folder / one).is_file())
+
+
+def _check_free(folder: Path, name: str, planned: list[Path]) -> None:
+    """An error where a file is in the way that no earlier run of this name wrote."""
+    old = results_of(folder, name)
+    taken = [path for path in planned if path.exists() and path not in old]
+    if taken:
+        raise ValueError(
+            f"{taken[0]} is no result of {name} and would be overwritten; "
+            "give another folder with --out"
+        )
+
+
+def _write_manifest(path: Path, files: Collection[Path]) -> Path:
+    return write_text(path, "\n".join([MANIFEST, *sorted(one.name for one in files), ""]))
 
 
 def write_solution(
@@ -56,6 +91,8 @@ def write_solution(
 ) -> list[Path]:
     """CIFs, CSV and HTML report, each whole or not at all; older results are replaced.
 
+    NAME_xrdkit.txt lists what is written: only files that it lists are replaced or
+    deleted, and a file of another origin that is in the way is an error.
     ``programs`` ("topas", "fullprof") get an input that starts from the first fit; they
     need the ``pattern`` as measured. One that cannot take the structure is left out, with
     a warning that says why.
@@ -71,8 +108,12 @@ def write_solution(
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    old = results_of(folder, name)
+    planned = outputs(folder, name, len(solution.fits), programs)
+    _check_free(folder, name, planned)
+    manifest, old = planned[0], results_of(folder, name)
+    _write_manifest(manifest, {*planned, *old})
     written = [
+        manifest,
         *write_cifs(solution, folder, name),
         write_csv(solution, folder / f"{name}.csv"),
         write_html(solution, folder / f"{name}.html", pattern=pattern),
@@ -85,13 +126,11 @@ def write_solution(
     for path in old:
         if path not in written:
             path.unlink()
+    _write_manifest(manifest, written)
     return written
 
 
 def write_cifs(solution: Solution, folder: str | Path, name: str) -> list[Path]:
     """Every ranked structure as NAME_01.cif, NAME_02.cif … in its standard setting."""
-    digits = max(2, len(str(len(solution.fits))))
-    return [
-        write_cif(fit, Path(folder) / f"{name}_{rank:0{digits}}.cif")
-        for rank, fit in enumerate(solution.fits, 1)
-    ]
+    paths = outputs(Path(folder), name, len(solution.fits))[1:-2]
+    return [write_cif(fit, path) for fit, path in zip(solution.fits, paths, strict=True)]

@@ -146,14 +146,14 @@ def provenance(solution: Solution, pattern: Pattern | None) -> str:
     """Where everything comes from: input, settings, versions, time."""
     shown = pattern or solution.problem.pattern
     beam = ", ".join(f"{w:.6f}" for w in shown.radiation.wavelengths)
-    settings = {k: v for k, v in solution.settings.items() if v not in (None, (), "")}
-    given = settings.pop("library", None)
+    settings = {k: v for k, v in solution.settings.items() if given(v)}
+    library = settings.pop("library", None)
     entries = {
         "pattern": shown.name or "–",
         "radiation": f"{beam} Å, polarisation {shown.radiation.polarisation:g}",
         "e.s.d.s": shown.sigma_source,
         **{name.replace("_", " "): plain(value) for name, value in settings.items()},
-        "library": _library(given if given is not None else solution.problem.library),
+        "library": _library(solution.problem.library if library is None else library),
         "xrdkit": __version__,
         "with": ", ".join(f"{name} {_version(name)}" for name in PROGRAMS),
         "python": platform.python_version(),
@@ -167,8 +167,14 @@ def provenance(solution: Solution, pattern: Pattern | None) -> str:
     return f"<h2>Where this comes from</h2><dl>{items}</dl>"
 
 
+def given(value: Any) -> bool:
+    """Whether a setting says something; an array or a tuple does if it holds anything."""
+    return value is not None and str(value) not in ("", "()", "[]")
+
+
 def plain(value: Any) -> str:
     """A setting as a word: numbers short, functions by name, several with commas."""
+    value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     if isinstance(value, tuple | list | frozenset):
         return ", ".join(plain(item) for item in value)
     if isinstance(value, float):

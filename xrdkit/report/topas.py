@@ -10,7 +10,6 @@ import numpy as np
 
 from xrdkit import __version__
 from xrdkit.files import write_text
-from xrdkit.report.cif import data_name
 from xrdkit.report.handover import (
     CELL_PARAMETERS,
     Coordinate,
@@ -19,6 +18,7 @@ from xrdkit.report.handover import (
     coordinates,
     excluded,
     fraction,
+    input_name,
     origin_axes,
     scales,
     without_slits,
@@ -33,12 +33,12 @@ EDGES = (("a", 0), ("b", 1), ("c", 2), ("al", 3), ("be", 4), ("ga", 5))
 
 
 def write_topas(fit: Fit, pattern: Pattern, folder: str | Path, name: str) -> list[Path]:
-    """NAME.inp and the data NAME.xye (2θ, intensity, e.s.d.) in a folder.
+    """NAME_topas.inp and the data NAME_topas.xye (2θ, intensity, e.s.d.).
 
     ``pattern`` is as measured; ``fit`` gives cell, coordinates, radiation, zero, widths.
     What the slits do is taken off the intensities.
     """
-    folder, name = Path(folder), data_name(name)
+    folder, name = Path(folder), input_name(name, "topas")
     folder.mkdir(parents=True, exist_ok=True)
     factor = without_slits(fit, pattern)
     return [
