@@ -22,7 +22,7 @@ from xrdkit.confidence import excess
 from xrdkit.generators import NEEDED, SOURCES
 from xrdkit.generators.cells import cells_for
 from xrdkit.library import Library
-from xrdkit.phases import foreign_phases, known_phase
+from xrdkit.phases import foreign_phases, known_phases
 from xrdkit.problem import pose
 from xrdkit.rank import rank, scored, sound
 from xrdkit.refine.batch import refine_steps
@@ -231,8 +231,8 @@ def run(steps: Iterator[Progress], progress: bool) -> Any:
 
 def with_known(problem: Problem, phases: "tuple[str | Path | Structure, ...]") -> Problem:
     """The problem with these phases, their cells refined against the pattern."""
-    found = [known_phase(what, problem.pattern, problem.library) for what in phases]
-    return replace(problem, phases=tuple(found))
+    found = known_phases(phases, problem.pattern, problem.library)
+    return replace(problem, phases=found)
 
 
 def explained(solution: Solution, device: torch.device) -> Solution:

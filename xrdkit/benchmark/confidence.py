@@ -29,7 +29,7 @@ from xrdkit.benchmark.simulated_patterns import (
     library_fingerprint,
     without_truth,
 )
-from xrdkit.confidence import CONFIDENT, NONE, TERMS
+from xrdkit.confidence import TERMS, verdict_of
 from xrdkit.dataset import Table, read_table
 from xrdkit.generators import SOURCES
 from xrdkit.library import Library, load
@@ -263,8 +263,7 @@ def _judgement(
     """Confidence and verdict that these features have with bias and weights."""
     logit = bias + sum(weights[name] * term(features) for name, term in TERMS.items())
     p = round(float(expit(logit)), 3)
-    verdict = "none" if p < NONE else "tentative" if p < CONFIDENT else "confident"
-    return {"confidence": p, "verdict": verdict}
+    return {"confidence": p, "verdict": verdict_of(p, features)}
 
 
 def reliability(

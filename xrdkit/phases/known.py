@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 MOST = 150  # structure types tried for one formula
 TRIED = 4  # structures that are refined
 PRESENT = 0.02  # least share of the pattern that a phase explains
+CLEAR, LITTLE = 3.0, 0.01  # standard deviations; share that must be left for the sample
 NAMED = 3  # strongest lines: each must be there, and is named if it is not
 SEEN, CLEAR = 0.5, 3.0  # of a line's height; standard deviations of the noise
 SAME = 0.01  # relative difference of volume below which two phases are one
@@ -202,7 +203,9 @@ def without_phases(pattern: Pattern, phases: Sequence[Phase]) -> Pattern:
     curve = curves @ amounts * float(pattern.intensity.max())
     taken = np.interp(pattern.two_theta, grid.two_theta.numpy(), curve, 0, 0)
     left = (pattern.intensity - taken).clip(min=0)
-    if left.max() <= 0:
+    clear = np.where(left > CLEAR * noise(pattern), left, 0)
+    whole = np.trapezoid(pattern.intensity.clip(min=0), pattern.two_theta)
+    if np.trapezoid(clear, pattern.two_theta) < LITTLE * whole:
         raise ValueError("the known phases explain the whole pattern; leave one out")
     scaled = {
         name: None if value is None else value / left.max()
