@@ -123,15 +123,19 @@ def test_solve_prints_the_table_and_writes_cifs_and_csv(here, library, capsys):
 
 def test_earlier_results_stay_unless_overwriting_is_asked_for(here, library, capsys):
     folder = here / "out"
-    folder.mkdir()
-    for name in ("rutile.csv", "rutile_07.cif", "rutile_notes.cif"):
-        (folder / name).write_text("mine")
     words = solve("--library", str(library), "--quiet", "--out", str(folder))
+    assert main([*words, "--sources", "templates"]) == 0
+    capsys.readouterr()
+    with (folder / "rutile_xrdkit.txt").open("a") as listed:
+        listed.write("rutile_07.cif\n")  # as of an older, longer list
+    (folder / "rutile_07.cif").write_text("older")
+    (folder / "rutile_notes.cif").write_text("mine")
+    (folder / "rutile.csv").write_text("older")
     assert "holds results of rutile already; give --overwrite" in refused(capsys, *words)
-    assert (folder / "rutile.csv").read_text() == "mine"
-    assert main([*words, "--overwrite"]) == 0
+    assert (folder / "rutile.csv").read_text() == "older"
+    assert main([*words, "--sources", "templates", "--overwrite"]) == 0
     assert (folder / "rutile.csv").read_text().startswith("rank,space_group")
-    assert not (folder / "rutile_07.cif").exists()  # an older, longer list
+    assert not (folder / "rutile_07.cif").exists()
     assert (folder / "rutile_notes.cif").read_text() == "mine"
 
 

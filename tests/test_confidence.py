@@ -38,6 +38,7 @@ GOOD = {
     "volume": 0.0,
     "shortest": 1.0,
     "texture": 0.0,
+    "prior": 1.0,
 }
 WORSE = {
     "electrons": 0.8,
@@ -49,6 +50,7 @@ WORSE = {
     "volume": -0.5,
     "shortest": 0.6,
     "texture": 1.0,
+    "prior": -6.0,
 }
 ROCK_SALT = [("Na", "Cl", 5.64), ("K", "Cl", 6.29), ("Mg", "O", 4.21), ("Li", "F", 4.03)]
 
