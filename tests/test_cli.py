@@ -128,6 +128,7 @@ def test_earlier_results_stay_unless_overwriting_is_asked_for(here, library, cap
     notes.write_text("mine")
     words = solve("--library", str(library), "--quiet", "--out", str(folder))
     assert main(words) == 0
+    capsys.readouterr()
     assert "holds results of rutile already; give --overwrite" in refused(capsys, *words)
     (folder / "rutile.csv").write_text("old")
     assert main([*words, "--overwrite"]) == 0
