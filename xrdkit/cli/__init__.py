@@ -164,7 +164,7 @@ def run_solve(args: argparse.Namespace) -> None:
 
     path = pattern_path(args.pattern)
     folder = Path(args.out or f"{path.stem}_xrdkit")
-    check_output(folder, path.stem, args.overwrite)
+    check_output(folder, path.stem, args.overwrite, args.programs)
     pattern = measured(args)
     sources = {"sources": tuple(args.sources)} if args.sources else {}
     solution = solve(
