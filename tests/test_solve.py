@@ -315,3 +315,12 @@ def test_run_shows_a_bar_only_when_asked(capsys):
 def test_bad_formula_stops_before_any_work(library):
     with pytest.raises(ValueError, match="write TiO2"):
         solve(measured("TiO2", beam("CuKa")), "Ti02", library=library, progress=False)
+
+
+@pytest.mark.slow
+def test_answers_to_a_wrong_formula_have_it_all_the_same(solved):
+    solution = solved(measured("TiO2", beam("CuKa")), "Ti2O3")
+    assert len(solution.fits) > 3  # parents with vacancies among them
+    for fit in solution.fits:
+        ratio = fit.structure.composition["O"] / fit.structure.composition["Ti"]
+        assert ratio == pytest.approx(1.5, abs=0.01)

@@ -11,14 +11,15 @@ from xrdkit.space_group import operations
 from xrdkit.types import Candidate, Fit
 
 TOLERANCES = (0.1, 0.25, 0.5)  # Å
+FULL = 0.999  # least occupancy of a site that counts as full
 
 
 def raised(fit: Fit) -> list[Candidate]:
-    """The structures of higher symmetry that are near a fit without mixed sites."""
+    """The structures of higher symmetry that are near a fit of fully occupied sites."""
     phase = fit.phases[0]
     lattice = phase.crystal.lattice[0].double().numpy()
     frac, numbers = phase.crystal.frac.double().numpy(), phase.crystal.numbers.numpy()
-    if len(places(frac)[0]) < len(frac):
+    if len(places(frac)[0]) < len(frac) or (phase.crystal.occupancy < FULL).any():
         return []
     found: dict[tuple[int, int], Candidate] = {}
     least = symmetry_per_atom(phase.symmetry.number, len(frac))
