@@ -251,6 +251,16 @@ def test_cells_join_the_problem_as_proposals():
     assert cells[0][0][:3] == pytest.approx((3.25, 3.25, 5.207), abs=0.01)
 
 
+def test_too_few_lines_for_a_cell_are_warned_of_and_the_problem_stays():
+    short = crop(pattern("CsCl"), high=45.0)
+    library = load_library(None)
+    asked = Problem(short, {"Cs": 1.0, "Cl": 1.0}, library=library)
+    left = run(cells_for(asked), False)
+    assert left.cells == ()
+    assert "no cells: " in left.pattern.warnings[-1]
+    assert "lines are too few to find a cell" in left.pattern.warnings[-1]
+
+
 def test_progress_names_the_lattices_one_by_one():
     steps = index_steps(pattern("CsCl"), systems="c")
     assert [now.message for now in islice(steps, 3)] == ["cP", "cI", "cF"]

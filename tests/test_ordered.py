@@ -10,7 +10,7 @@ from textbook import STRUCTURES, another_pose, table_of, with_elements
 
 from xrdkit.benchmark.parents import ordering_of_parent
 from xrdkit.crystal import conventional, from_structures, symmetry_of, to_structure
-from xrdkit.generators import ordered
+from xrdkit.generators import merges, ordered
 from xrdkit.generators.derivative import (
     hermite_form,
     hermite_forms,
@@ -183,13 +183,13 @@ def test_supercells_with_too_many_colourings_are_passed_over():
 
 def test_merges_keep_anions_apart_and_begin_with_like_elements():
     formula = {57: 1.0, 58: 1.0, 5: 4.0, 45: 6.0}
-    first, *_ = ordered.merges(formula)
+    first, *_ = merges.merges(formula)
     assert first.groups == ((5,), (45,), (57, 58))
-    groups = {g for m in ordered.merges({11: 1.0, 17: 1.0}) for g in m.groups}
+    groups = {g for m in merges.merges({11: 1.0, 17: 1.0}) for g in m.groups}
     assert groups == {(11,), (17,), (0, 11), (0, 17)}
-    vacancies = [m for m in ordered.merges({11: 1.0, 17: 1.0}) if 0 in m.contents]
+    vacancies = [m for m in merges.merges({11: 1.0, 17: 1.0}) if 0 in m.contents]
     assert {round(m.contents[0], 3) for m in vacancies} == {0.333, 0.5, 1.0}
-    assert ordered.merges({26: 1.0}) == []
+    assert merges.merges({26: 1.0}) == []
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_merges_keep_anions_apart_and_begin_with_like_elements():
     ],
 )
 def test_what_a_formula_lacks_of_whole_sites_are_vacancies(formula, group, empty):
-    found = [m for m in ordered.merges(formula) if group in m.groups]
+    found = [m for m in merges.merges(formula) if group in m.groups]
     assert any(m.contents.get(0) == pytest.approx(empty) for m in found)
 
 
@@ -375,7 +375,7 @@ def test_counts_a_little_over_whole_sites_give_full_sites():
 def test_many_elements_are_merged_by_pairs_and_triples_alone():
     formula = dict.fromkeys(range(57, 72), 1.0) | {8: 3.0}
     started = time.monotonic()
-    found = ordered.merges(formula)
+    found = merges.merges(formula)
     assert time.monotonic() - started < 5
     assert all(len(g) <= 3 for merge in found for g in merge.groups)
     assert (8,) in found[0].groups

@@ -562,3 +562,15 @@ def test_angles_in_radians_and_few_points_are_refused():
     whole = replace(radians, two_theta=50 * x, ranges=((5.0, 70.0),))
     with pytest.raises(ValueError, match="at least 30 are needed; the pattern spans 5–70°"):
         pattern.exclude(whole, (5.5, 80))
+
+
+@pytest.mark.parametrize(
+    ("wavelength", "geometry"),
+    [("CuKa", "bragg-brentano"), (0.4137, "debye-scherrer")],
+)
+def test_a_beam_that_is_no_tubes_does_not_fall_on_a_flat_sample(
+    tmp_path, wavelength, geometry
+):
+    x = np.linspace(5, 40, 500)
+    np.savetxt(tmp_path / "a.xy", np.column_stack([x, 100 + x]))
+    assert pattern.read(tmp_path / "a.xy", wavelength).instrument.geometry == geometry

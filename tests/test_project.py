@@ -15,9 +15,9 @@ import xrdkit
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "types files wavelengths scattering profile disturb simulate metrics formats peaks "
-    "pattern space_group crystal cell indexing dataset structure_types library prototypes "
-    "problem models confidence rank refine phases generators train retrieve solve "
-    "benchmark report batch cli __main__"
+    "background pattern space_group crystal cell indexing dataset structure_types library "
+    "prototypes problem models confidence rank refine phases generators train retrieve "
+    "solve benchmark report batch cli __main__"
 ).split()
 BARE = ("types", "scattering", "profile", "simulate", "metrics", "models", "train")
 OPTIONAL = {"pymatgen", "spglib", "gemmi", "pybaselines"}

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from pybaselines import Baseline
 from scipy.ndimage import median_filter
 
+from .background import estimate
 from .files import write_text
 from .formats import Columns, columns
 from .peaks import check, find_peaks, noise, rough_fwhm, scatter, typical_fwhm
-from .types import Pattern, Radiation
-from .wavelengths import SYNCHROTRON, Spec, agree, radiation, radiation_choices
+from .types import Instrument, Pattern, Radiation
+from .wavelengths import SYNCHROTRON, Spec, agree, is_line, radiation, radiation_choices
 
 __all__ = [
     "background",
@@ -65,10 +65,15 @@ def read(path: str | Path, wavelength: Spec | None = None) -> Pattern:
         sigma,
         source,
         ranges,
-        table.instrument,
+        _instrument(table.instrument, beam),
         name=path.stem,
         warnings=(*table.warnings, *notes, *more),
     )
+
+
+def _instrument(own: Instrument, beam: Radiation) -> Instrument:
+    """The file's instrument; a beam that is no tube's does not fall on a flat sample."""
+    return own if is_line(beam.main) else replace(own, geometry="debye-scherrer")
 
 
 def _measured_ranges(x: Curve) -> tuple[tuple[float, float], ...]:
@@ -136,7 +141,7 @@ def prepare(pattern: Pattern, *, background: bool = True) -> Pattern:
     _refuse_radians(pattern.two_theta, pattern.name or "the pattern")
     _enough(len(pattern), pattern)
     x, y, notes = pattern.two_theta, *_despiked(pattern.two_theta, pattern.intensity)
-    base = _background(x, y) if background else np.zeros_like(y)
+    base = estimate(x, y) if background else np.zeros_like(y)
     done = _normalised(replace(pattern, intensity=y - base, background=base))
     start = _tail(done) if background else 0
     if start:
@@ -149,7 +154,7 @@ def prepare(pattern: Pattern, *, background: bool = True) -> Pattern:
 
 def background(pattern: Pattern) -> Curve:
     """Background of a pattern as measured, in the units of its intensity."""
-    return _background(pattern.two_theta, pattern.intensity)
+    return estimate(pattern.two_theta, pattern.intensity)
 
 
 def _beam(
@@ -309,69 +314,3 @@ def _tail(pattern: Pattern) -> int:
     if not len(rows) or not steep[: rows[-1] + 1].all() or rows[-1] > 0.4 * len(x):
         return 0
     return int(rows[-1]) + 1
-
-
-def _background(x: Curve, y: Curve) -> Curve:
-    """Background below the lines, at most some 2,500 bins wide.
-
-    First SNIP (Ryan et al., Nucl. Instrum. Methods B 34, 396 (1988)) on the root of the
-    intensity over ln 2θ, where a window is narrow in the steep rise at low angle and wide
-    among the crowded lines at high angle; then arPLS on what is left, which lifts the
-    envelope to the middle of the noise and cannot follow lines.
-    """
-    if _has_none(y):
-        return np.zeros_like(y)
-    fwhm = rough_fwhm(x, y)
-    grid, values = _binned(x, y)
-    base = _snip(grid, values, fwhm)
-    step = (grid[-1] - grid[0]) / len(grid)
-    stiffness = (60 * fwhm / step / (2 * np.pi)) ** 4
-    base = base + Baseline(grid).arpls(values - base, lam=max(stiffness, 1e3))[0]
-    return np.interp(x, grid, base)
-
-
-def _has_none(y: Curve) -> bool:
-    """Whether a calculated pattern stands on exactly zero: many zeros and no noise."""
-    zero = np.abs(y) <= 1e-6 * np.max(y)
-    return bool(zero.mean() > 0.02 and scatter(y, 0.9) < 1e-6 * np.max(y))
-
-
-def _snip(x: Curve, y: Curve, fwhm: float) -> Curve:
-    log = np.log(np.maximum(x, 0.3))
-    even = np.linspace(log[0], log[-1], len(x))
-    low = min(float(y.min()), 0.0)
-    root = np.sqrt(np.interp(even, log, y) - low + 1)
-    middle = float(np.median(x))
-    width = fwhm / middle / (even[1] - even[0])  # points
-    window = int(np.clip(12 * width, 4, (len(x) - 1) // 2))
-    base = Baseline().snip(
-        _padded(root, window, int(np.clip(2 * width, 5, len(x) // 10))),
-        max_half_window=window,
-        decreasing=True,
-        smooth_half_window=max(1, int(0.3 * width)),
-        pad_kwargs={"mode": "edge"},
-    )[0][window:-window]
-    return np.interp(log, even, base**2 - 1 + low)
-
-
-def _padded(values: Curve, window: int, part: int) -> np.ndarray:
-    """Values with a rise towards low angle carried on to the left, level to the right."""
-    first, second, last = (
-        np.median(values[rows])
-        for rows in (slice(part), slice(part, 2 * part), slice(-part, None))
-    )
-    slope = max(first - second, 0.0) / part
-    left = first + slope * (np.arange(window, 0, -1) + part / 2)
-    return np.concatenate([left, values, np.full(window, min(last, values[-part:].mean()))])
-
-
-def _binned(x: Curve, y: Curve, count: int = 2500) -> tuple[np.ndarray, np.ndarray]:
-    """Means over at most ``count`` equal bins of the angle."""
-    if len(x) <= count:
-        return x, y
-    edges = np.linspace(x[0], x[-1], count + 1)
-    row = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, count - 1)
-    number = np.bincount(row, minlength=count)
-    filled = number > 0
-    sums = [np.bincount(row, values, count)[filled] for values in (x, y)]
-    return sums[0] / number[filled], sums[1] / number[filled]

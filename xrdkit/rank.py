@@ -158,7 +158,7 @@ def equivalent(fits: list[Fit]) -> tuple[tuple[int, ...], ...]:
 
 
 def found_out(problem: Problem, best: list[Fit]) -> tuple[str, ...]:
-    """What the best fit says: of the compound, the beam, slits, texture, known phases."""
+    """What the best fit says of the beam, slits, texture and known phases."""
     said = []
     for fit in best:
         if problem.pattern.radiation.kalpha2 is None:
@@ -176,8 +176,6 @@ def found_out(problem: Problem, best: list[Fit]) -> tuple[str, ...]:
             )
         for phase in fit.phases[1:]:
             said.append(f"{phase.name}: {phase.weight_fraction:.1%} by weight")
-        if fit.known:
-            said.append(f"{fit.known} is a known compound")
         if fit.phases[0].texture:
             axis, r = fit.phases[0].texture
             said.append(f"preferred orientation along {axis}, March–Dollase r = {r:g}")
@@ -191,5 +189,6 @@ def rank(problem: Problem, fits: list[Fit], count: int) -> Solution:
     groups = equivalent(ordered)
     group = groups[0] if groups else ()
     confidence, verdict, reasons, features = judge(problem, ordered, group)
-    reasons += found_out(problem, ordered[:1])
+    known = [f"{fit.known} is a known compound" for fit in ordered[:1] if fit.known]
+    reasons = (*known, *reasons, *found_out(problem, ordered[:1]))
     return Solution(problem, tuple(ordered), groups, confidence, verdict, reasons, features)

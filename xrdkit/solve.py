@@ -113,7 +113,7 @@ def search(
         fits = yield from refined(now, pool, fits, device)
         now = seen_with(problem, fits)
         lap("refine")
-    if higher := [candidate for fit in fits[:RAISED] for candidate in raised(fit)]:
+    if higher := [candidate for fit in fits[:RAISED] for candidate in raised(fit, problem)]:
         rest = fits[KEPT:]
         fits = (yield from refined(now, higher, fits, device)) + rest
         lap("refine")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from xrdkit.generators.ordered import merges
+from xrdkit.generators.merges import merges
 from xrdkit.library import Library
 from xrdkit.problem import by_number
 from xrdkit.structure_types import SAME_TYPE, Member, in_order, member_of, slot_orders

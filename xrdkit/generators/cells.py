@@ -331,10 +331,15 @@ def formula_volume(library: Library, formula: Mapping[str, float | int]) -> floa
 def cells_for(problem: Problem, *, count: int = 5) -> Iterator[Progress]:
     """Yield progress; return the problem with ``count`` cells from indexing.
 
-    Their weights are their odds, below one.
+    Their weights are their odds, below one. Too few lines leave the problem as it is, with
+    a warning.
     """
-    unit = formula_volume(problem.library, problem.formula)
-    found = yield from index_steps(problem.pattern, volume=unit, count=count)
+    unit, pattern = formula_volume(problem.library, problem.formula), problem.pattern
+    try:
+        found = yield from index_steps(pattern, volume=unit, count=count)
+    except ValueError as error:
+        warned = replace(pattern, warnings=(*pattern.warnings, f"no cells: {error}"))
+        return replace(problem, pattern=warned)
     odds = np.exp([cell.figure - found[0].figure for cell in found])
     weights = 0.99 * odds / odds.sum()
     cells = tuple((c.cell, float(w)) for c, w in zip(found, weights, strict=True))

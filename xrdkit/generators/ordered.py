@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
-from math import ceil, isclose
+from math import isclose
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from xrdkit.crystal import U_ISO, one_crystal, places, standard_cell, symmetry_of
 from xrdkit.generators.assign import ANIONS, Filling, fillings
 from xrdkit.generators.derivative import inside, orderings, supercells
+from xrdkit.generators.merges import WHOLE, merges
 from xrdkit.generators.spectra import slot_counts
 from xrdkit.generators.templates import (
     Hits,
@@ -30,7 +31,7 @@ from xrdkit.generators.templates import (
     search_of,
     varied,
 )
-from xrdkit.library import Library, expected_volume, mendeleev_numbers
+from xrdkit.library import Library, expected_volume
 from xrdkit.peaks import typical_fwhm
 from xrdkit.phases import without_phases
 from xrdkit.problem import by_number, whole
@@ -43,9 +44,6 @@ from xrdkit.refine.least_squares import Stage, state
 from xrdkit.scattering import half_spheres
 from xrdkit.types import Candidate, Problem, Progress
 
-MERGES = 12  # ways to merge species, the most alike first
-DIVIDED = 7  # elements up to which every division is looked at (their number explodes)
-FILLED = (3 / 4, 2 / 3, 1 / 2)  # share of a species' sites beside vacancies
 PARENTS, ALIKE, DECORATED = 30, 2, 10  # parents refined; of one type and filling; decorated
 UNEXPLAINED = 0.05  # residual above which parents are tried
 TWINS = 2  # difference of atomic numbers that a powder pattern hardly sees
@@ -53,25 +51,8 @@ INDEX, ATOMS, EACH = 4, 20, 200  # supercells, atoms in them, orderings of one p
 ORDERED = 1.0  # lost in the prior by an ordering, beside what merging costs
 DISORDERED = 3.0  # lost by a parent with mixed sites where whole numbers ask for none
 KEPT, MARGIN = 80, 40.0  # orderings put up; their log posterior below that of the best
-WHOLE = 0.01  # what a number of atoms may be off a whole number
 Q_MAX = 4.5  # 1/Å, for the comparison of orderings: superlattice lines come early
 STAGES = (Stage(0.012, 2.5, 6, False, False, 20), Stage(0.005, 3.0, 5, True, True, 20))
-
-
-@dataclass(frozen=True)
-class Merge:
-    """Species of a parent as groups of elements, and sites of each element per formula.
-
-    Element 0 is a vacancy. Formula and counts are those of the problem, not reduced.
-    """
-
-    groups: Filling
-    contents: dict[int, float]
-
-    @property
-    def sites(self) -> float:
-        """Sites per formula unit, vacancies included."""
-        return sum(self.contents.values())
 
 
 @dataclass(frozen=True)
@@ -92,67 +73,6 @@ class Parent:
     space_group: int
     label: str
     prior: float
-
-
-def merges(formula: dict[int, float]) -> list[Merge]:
-    """Ways to merge species, chemically alike ones first; then species with vacancies.
-
-    Anions are merged with anions, other elements with each other. Where a formula lacks a
-    part of a whole number of sites, the rest are vacancies.
-    """
-    scale = mendeleev_numbers()
-
-    def unlike(groups: Filling) -> float:
-        return float(sum(np.ptp(scale[list(group)]) for group in groups))
-
-    elements = sorted(formula)
-    alone = tuple((z,) for z in elements)
-    divide = partitions if len(elements) <= DIVIDED else single_merges
-    every = [filled_up(p, formula) for p in sorted(divide(elements), key=unlike)]
-    found = [m for m in every if m.groups != alone][:MERGES]
-    for z in elements if len(elements) > 1 else ():
-        groups = tuple((0, z) if one == (z,) else one for one in alone)
-        found += [
-            Merge(groups, {**formula, 0: formula[z] * (1 / share - 1)}) for share in FILLED
-        ]
-    return found
-
-
-def filled_up(groups: Filling, formula: dict[int, float]) -> Merge:
-    """A merge, with vacancies if the sites of one of its groups are no whole number."""
-    sites = [sum(formula[z] for z in group) for group in groups]
-    empty = [ceil(n - WHOLE) - n for n in sites]
-    short = [i for i, n in enumerate(empty) if n > WHOLE]
-    if len(short) != 1:
-        return Merge(groups, formula)
-    (i,) = short
-    filled = (*groups[:i], (0, *groups[i]), *groups[i + 1 :])
-    return Merge(filled, {**formula, 0: empty[i]})
-
-
-def partitions(elements: list[int]) -> list[Filling]:
-    """All ways to divide elements into groups, anions apart from the rest."""
-    found: list[Filling] = [()]
-    for z in elements:
-        found = [
-            (*groups[:i], (*groups[i], z), *groups[i + 1 :]) if i < len(groups)
-            else (*groups, (z,))
-            for groups in found
-            for i in range(len(groups) + 1)
-            if i == len(groups) or (z in ANIONS) == (groups[i][0] in ANIONS)
-        ]  # fmt: skip
-    return found
-
-
-def single_merges(elements: list[int]) -> list[Filling]:
-    """Divisions of many elements in which one pair or triple alone is merged."""
-    joined_ones = [
-        one
-        for size in (2, 3)
-        for one in combinations(elements, size)
-        if len({z in ANIONS for z in one}) == 1
-    ]
-    return [(*((z,) for z in elements if z not in one), one) for one in joined_ones]
 
 
 def parents(problem: Problem) -> list[Parent]:

@@ -8,18 +8,22 @@ import numpy as np
 
 from xrdkit.crystal import one_crystal, places, standard_cell, symmetry_of
 from xrdkit.space_group import operations
-from xrdkit.types import Candidate, Fit
+from xrdkit.types import Candidate, Fit, Problem
 
 TOLERANCES = (0.1, 0.25, 0.5)  # Å
 FULL = 0.999  # least occupancy of a site that counts as full
 
 
-def raised(fit: Fit) -> list[Candidate]:
-    """The structures of higher symmetry that are near a fit of fully occupied sites."""
+def raised(fit: Fit, problem: Problem) -> list[Candidate]:
+    """The structures of higher symmetry that are near a fit of fully occupied sites.
+
+    None where the space group is given; as many atoms where the contents are.
+    """
     phase = fit.phases[0]
     lattice = phase.crystal.lattice[0].double().numpy()
     frac, numbers = phase.crystal.frac.double().numpy(), phase.crystal.numbers.numpy()
-    if len(places(frac)[0]) < len(frac) or (phase.crystal.occupancy < FULL).any():
+    mixed = len(places(frac)[0]) < len(frac) or (phase.crystal.occupancy < FULL).any()
+    if mixed or problem.space_group is not None:
         return []
     found: dict[tuple[int, int], Candidate] = {}
     least = symmetry_per_atom(phase.symmetry.number, len(frac))
@@ -28,7 +32,8 @@ def raised(fit: Fit) -> list[Candidate]:
         if cell is None or not same_formula(numbers, cell.numbers):
             continue
         key = cell.space_group, len(cell.frac)
-        if key in found or symmetry_per_atom(*key) <= least:
+        fewer = problem.contents is not None and key[1] != len(frac)
+        if key in found or fewer or symmetry_per_atom(*key) <= least:
             continue
         found[key] = Candidate(
             one_crystal(cell.lattice, cell.frac, cell.numbers),
