@@ -252,7 +252,7 @@ def test_cells_join_the_problem_as_proposals():
 
 
 def test_too_few_lines_for_a_cell_are_warned_of_and_the_problem_stays():
-    short = crop(pattern("CsCl"), high=45.0)
+    short = crop(pattern("CsCl"), high=40.0)
     library = load_library(None)
     asked = Problem(short, {"Cs": 1.0, "Cl": 1.0}, library=library)
     left = run(cells_for(asked), False)
