@@ -169,7 +169,9 @@ def seen_with(problem: Problem, fits: list[Fit]) -> Problem:
 def again(fit: Fit) -> Candidate:
     """A fit as a candidate to be refined once more, from where it is."""
     phase = fit.phases[0]
-    return Candidate(phase.crystal, phase.symmetry, fit.origin, fit.prior, fit.known)
+    return Candidate(
+        phase.crystal, phase.symmetry, fit.origin, fit.prior, fit.known, fit.swelling
+    )
 
 
 def solve(

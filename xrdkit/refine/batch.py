@@ -205,6 +205,7 @@ def fit_of(
         score=0.0,
         prior=candidate.prior,
         known=candidate.known,
+        swelling=candidate.swelling,
         two_theta=grid.two_theta[seen].cpu().numpy(),
         observed=grid.observed[seen].cpu().numpy(),
         calculated=(fitted.calculated + fitted.background)[i, seen].cpu().numpy(),
