@@ -1,6 +1,6 @@
 """Levenberg–Marquardt on a parameter table, within limits, with covariance."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ SETTLED = 0.02  # shift / e.s.d. of every parameter at which a refinement has co
 FLAT = 1e-7  # relative fall of χ² in a cycle at which it has converged
 SINGULAR = 1e-11  # smallest eigenvalue, of the scaled normal matrix, that is inverted
 NARROW = 0.4  # least FWHM, of a step of the scan
+Stepper = Callable[[float], Float[np.ndarray, " free"]]
 CELL_STEP, ATOM_STEP, U_STEP = 0.004, 0.05, 0.02  # most a cycle moves: relative, -, Å²
 
 
@@ -50,7 +51,7 @@ def minimise(
     state = state_of(frame, table, table.vector(), restraints)
     damping = START
     for _ in range(cycles):
-        step_of = _steps(table, state)
+        step_of = _steps(frame, table, state)
         while True:
             step = step_of(damping)
             moved = _moved(frame, table, state, step)
@@ -135,22 +136,56 @@ def _settled(state: State) -> State:
     return State(**{**state.__dict__, "converged": True})
 
 
-def _steps(table: Parameters, state: State):  # noqa: ANN202
-    """A function damping -> step of the free rows, those at their limits held."""
+def _steps(frame: Frame, table: Parameters, state: State) -> Stepper:
+    """A function damping -> step of the free rows, those at their limits held.
+
+    Where a step would make the Gaussian width negative somewhere in the range, it is the
+    best one of those that keep it at its least there.
+    """
     use = np.flatnonzero(~at_limit(table, state))
     scale = np.sqrt(np.maximum(np.diag(state.normal), 1e-300))[use]
     part = state.normal[np.ix_(use, use)] / np.outer(scale, scale)
     values, vectors = np.linalg.eigh(part)
-    right = vectors.T @ (state.gradient[use] / scale)
     good = values > SINGULAR
+
+    def solved(right: np.ndarray, damping: float) -> np.ndarray:
+        turned = vectors.T @ (right.T / scale).T
+        weight = np.where(good, 1 / (np.where(good, values, 1) + damping), 0)
+        return ((vectors @ (turned.T * weight).T).T / scale).T
 
     def step(damping: float) -> Float[np.ndarray, " free"]:
         found = np.zeros(len(state.free))
-        turned = np.where(good, right / (np.where(good, values, 1) + damping), 0)
-        found[use] = vectors @ turned / scale
+        plain = found[use] = solved(state.gradient[use], damping)
+        rows, gaps = [], []
+        for _ in range(4):
+            place, gap = narrowest(frame, table, state.values + state.ties @ found)
+            if gap >= -1e-9:
+                break
+            row = np.array([place**2, place, 1]) @ state.ties[uvw_rows(table)]
+            rows.append(row[use])
+            gaps.append(gap - row @ found + row[use] @ plain)
+            constraint = np.array(rows)
+            toward = solved(constraint.T, damping)
+            force = np.linalg.lstsq(constraint @ toward, np.array(gaps), rcond=1e-10)[0]
+            found[use] = plain - toward @ force
         return found
 
     return step
+
+
+def narrowest(frame: Frame, table: Parameters, values: Values) -> tuple[float, float]:
+    """tanθ in the range where the Gaussian FWHM² is least, and how far above its floor."""
+    ends = np.tan(np.radians(frame.data.two_theta[[0, -1]] / 2))
+    u, v, w = values[uvw_rows(table)]
+    places = [*ends, np.clip(-v / (2 * u), *ends) if u > 0 else ends[0]]
+    square = [u * t**2 + v * t + w for t in places]
+    floor = (NARROW * float(np.median(np.diff(frame.data.two_theta)))) ** 2
+    return float(places[int(np.argmin(square))]), float(min(square) - floor)
+
+
+def uvw_rows(table: Parameters) -> list[int]:
+    """Rows of U, V and W."""
+    return [table.place(name) for name in "UVW"]
 
 
 def _moved(
@@ -195,10 +230,9 @@ def longest_steps(table: Parameters, values: Values) -> Values:
 def feasible(frame: Frame, table: Parameters, values: Values) -> bool:
     """Whether cells are cells and widths are positive over the whole range."""
     data = frame.data
-    tan = np.tan(np.radians(np.linspace(data.two_theta[0], data.two_theta[-1], 33) / 2))
-    u, v, w = (values[table.place(name)] for name in "UVW")
-    if (u * tan**2 + v * tan + w < NARROWEST).any():
-        return False
+    if (values[uvw_rows(table)] != table.vector()[uvw_rows(table)]).any():
+        if narrowest(frame, table, values)[1] < -1e-7:
+            return False
     narrow = NARROW * float(np.median(np.diff(data.two_theta)))
     for phase in frame.phases:
         if not possible(values[phase.cell]):

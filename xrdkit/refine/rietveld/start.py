@@ -58,9 +58,9 @@ def _instrument_rows(instrument: Instrument) -> list[Parameter]:
     return [
         Parameter("zero", instrument.zero, low=-1, high=1),
         Parameter("displacement", instrument.displacement, low=-3, high=3),
-        Parameter("U", instrument.u, low=0.0, high=20),
+        Parameter("U", instrument.u, low=-20, high=20),
         Parameter("V", instrument.v, low=-20, high=20),
-        Parameter("W", instrument.w, low=1e-6, high=20),
+        Parameter("W", instrument.w, low=-20, high=20),
         Parameter("X", instrument.x, low=0.0, high=5),
         Parameter("Y", instrument.y, low=0.0, high=5),
         Parameter("asymmetry", instrument.asymmetry, low=0.0, high=0.3),
