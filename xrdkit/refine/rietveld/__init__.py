@@ -1,0 +1,7 @@
+"""Full-profile refinement (Rietveld) with analytic derivatives, table, stages, e.s.d.s."""
+
+from xrdkit.refine.rietveld.engine import refine, refine_steps
+from xrdkit.refine.rietveld.restraints import Restraint
+from xrdkit.refine.rietveld.table import Parameter, Parameters
+
+__all__ = ["Parameter", "Parameters", "Restraint", "refine", "refine_steps"]

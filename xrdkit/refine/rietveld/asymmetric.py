@@ -77,7 +77,7 @@ def asymmetric_unit(
     symprec: float = SYMPREC,
     name: str = "",
 ) -> AsymmetricUnit:
-    """The asymmetric unit of a CIF, pymatgen Structure, Fit or Candidate, reference setting.
+    """The asymmetric unit of a CIF, Structure, Fit or Candidate in the reference setting.
 
     A CIF's own space group is kept; of others it is found within ``symprec`` (Å).
     """
@@ -316,6 +316,6 @@ def _refuse_overlap(unit: AsymmetricUnit, full: "Counter[int]") -> None:
             near = apart[apart > 1e-3] if i == j else apart
             if len(near) and near.min() < APART:
                 raise ValueError(
-                    f"{one.label} and {other.label} are {near.min():.2f} Å apart; merge them "
-                    "or give occupancies that sum to at most 1"
+                    f"{one.label} and {other.label} are {near.min():.2f} Å apart; merge "
+                    "them or give occupancies that sum to at most 1"
                 )

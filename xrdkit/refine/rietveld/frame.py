@@ -11,31 +11,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit
+from xrdkit.refine.rietveld.data import Data
 from xrdkit.refine.rietveld.metric import CELL, inverse_d_squared, lattice_rows, volume
 from xrdkit.refine.rietveld.start import prefix_of
 from xrdkit.refine.rietveld.structure_factors import Scatterers, scatterers
 from xrdkit.refine.rietveld.table import Parameters
 from xrdkit.scattering import lorentz_polarisation, slit_factor, unique_reflections
-from xrdkit.types import Instrument, Radiation
 
 MARGIN = 1.0  # ° beside the range within which lines are kept
 MOST = 40_000  # reflections of one phase
-Points = Float[np.ndarray, " points"]
 Lines = Float[np.ndarray, " lines"]
+SITE = ("x", "y", "z", "u", "occupancy")
 Places = Int[np.ndarray, "..."]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Points that are fitted; ``weight`` is 1/σ², or one where σ is not known."""
-
-    two_theta: Points
-    intensity: Points
-    weight: Points
-    radiation: Radiation
-    instrument: Instrument
-    counted: bool
-    ranges: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -131,7 +118,7 @@ def _phase(data: Data, table: Parameters, i: int) -> PhaseFrame:
     sites = np.zeros((0, 5), int)
     if unit.sites:
         atoms = scatterers(unit, hkl, q, beam.main)
-        names = [[f"{prefix}{k}:{s.label}" for k in FIVE] for s in unit.sites]
+        names = [[f"{prefix}{k}:{s.label}" for k in SITE] for s in unit.sites]
         sites = np.array([[place(name) for name in row] for row in names])
     wanted = range(0 if unit.sites else len(hkl))
     intensities = np.array([place(f"intensity:{k}") for k in wanted], int)
@@ -141,9 +128,6 @@ def _phase(data: Data, table: Parameters, i: int) -> PhaseFrame:
         unit, prefix, hkl, multiplicity, reflection, wavelength, bragg, factor, alignment,
         atoms, cell_rows, sites, place(f"{prefix}scale"), intensities,
     )  # fmt: skip
-
-
-FIVE = ("x", "y", "z", "u", "occupancy")
 
 
 def _factor(data: Data, sine: Lines, bragg: Lines) -> Lines:

@@ -15,8 +15,17 @@ from xrdkit.refine.rietveld.table import Parameters
 Values = Float[np.ndarray, " rows"]
 BONDED = 1.25  # of the sum of covalent radii: longest distance that counts as a bond
 VALENCE_REACH = 3.5  # Å; neighbours beyond add nothing to a bond-valence sum
-HALOGENS = ("F", "Cl", "Br", "I")
-ANIONS = {"O": -2, "S": -2, "Se": -2, "Te": -2, "N": -3, "F": -1, "Cl": -1, "Br": -1, "I": -1}
+ANIONS = {
+    "O": -2,
+    "S": -2,
+    "Se": -2,
+    "Te": -2,
+    "N": -3,
+    "F": -1,
+    "Cl": -1,
+    "Br": -1,
+    "I": -1,
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Measure:
 
 
 def with_esd(value: float, esd: float) -> str:
-    """A number with its e.s.d. in brackets, as CIF writes it: 1.532(4); 2–19 in the last."""
+    """A number with its e.s.d. in brackets as in CIF, 1.532(4), from 2 to 19."""
     if not (np.isfinite(esd) and esd > 0):
         return f"{value:.5g}"
     places = max(int(np.ceil(np.log10(1.95 / esd))), 0)
@@ -149,11 +158,14 @@ def _vector(
 
 
 def bonds(
-    table: Parameters, values: Values, covariance: Float[np.ndarray, "rows rows"], phase: int
+    table: Parameters,
+    values: Values,
+    covariance: Float[np.ndarray, "rows rows"],
+    phase: int,
 ) -> tuple[list[Measure], list[Measure]]:
     """Bond lengths (Å) and angles (°) of a phase with e.s.d.s; equal ones counted once."""
     unit = table.units[phase]
-    radii = np.array([_radius(site.element) for site in unit.sites])
+    radii = np.array([element_radius(site.element) for site in unit.sites])
     reach = BONDED * 2 * radii.max(initial=0.5)
     lengths: dict[tuple, list] = {}
     angles: dict[tuple, list] = {}
@@ -191,10 +203,11 @@ def _measures(found: dict[tuple, list]) -> list[Measure]:
     return [Measure(names, v, e, n) for (names, _), (v, e, n) in sorted(found.items())]
 
 
-def _radius(element: str) -> float:
-    from pymatgen.analysis.local_env import CovalentRadius
+def element_radius(element: str) -> float:
+    """Covalent radius in Å (Cordero et al., Dalton Trans. 2832 (2008))."""
+    import gemmi
 
-    return CovalentRadius.radius.get(element, 1.5)
+    return float(gemmi.Element(element).covalent_r)
 
 
 def valence_sums(table: Parameters, values: Values, phase: int) -> dict[str, float]:

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from xrdkit.refine.rietveld.frame import Frame
-from xrdkit.refine.rietveld.metric import possible
+from xrdkit.refine.rietveld.metric import CELL, possible
 from xrdkit.refine.rietveld.model import NARROWEST, Evaluation, Values, evaluate, widths
 from xrdkit.refine.rietveld.restraints import Restraint, pulls
 from xrdkit.refine.rietveld.shape import pseudo_voigt
-from xrdkit.refine.rietveld.table import Parameters
+from xrdkit.refine.rietveld.table import Parameters, kind_of
 
 START, LARGEST = 1e-3, 1e8  # damping
 SETTLED = 0.02  # shift / e.s.d. of every parameter at which a refinement has converged
@@ -19,7 +19,8 @@ FLAT = 1e-7  # relative fall of χ² in a cycle at which it has converged
 SINGULAR = 1e-11  # smallest eigenvalue, of the scaled normal matrix, that is inverted
 NARROW = 0.4  # least FWHM, of a step of the scan
 Stepper = Callable[[float], Float[np.ndarray, " free"]]
-CELL_STEP, ATOM_STEP, U_STEP = 0.004, 0.05, 0.02  # most a cycle moves: relative, -, Å²
+CELL_STEP = 0.004  # most that a cell parameter moves in a cycle, relative
+LONGEST = {"x": 0.05, "y": 0.05, "z": 0.05, "u": 0.02, "asymmetry": 0.02}
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def minimise(
     cycles: int = 20,
     restraints: tuple[Restraint, ...] = (),
 ) -> Iterator[State]:
-    """Yield the state after every cycle, never a worse one; the last has converged or not."""
+    """Yield the state after every cycle, never a worse one, until it has converged."""
     state = state_of(frame, table, table.vector(), restraints)
     damping = START
     for _ in range(cycles):
@@ -104,7 +105,7 @@ def state_of(
 def covariance(
     state: State, held: Bool[np.ndarray, " free"]
 ) -> tuple[Float[np.ndarray, "rows rows"], Bool[np.ndarray, " free"]]:
-    """Inverse of the normal matrix for all rows, and which free rows it leaves undetermined.
+    """Inverse of the normal matrix for all rows, and the free rows it does not determine.
 
     Rows that are ``held`` at a limit have no variance.
     """
@@ -199,9 +200,7 @@ def _moved(
     low, high = table.bounds()
     matrix, constant = table.ties()
     for _ in range(6):
-        free = np.clip(
-            state.values[state.free] + step, low[state.free], high[state.free]
-        )
+        free = np.clip(state.values[state.free] + step, low[state.free], high[state.free])
         values = state.values.copy()
         values[state.free] = free
         values = matrix @ values + constant
@@ -215,15 +214,11 @@ def longest_steps(table: Parameters, values: Values) -> Values:
     """How far each row may move in one cycle."""
     longest = np.full(len(table), np.inf)
     for i, name in enumerate(table.names):
-        kind = name.rpartition("/")[2].partition(":")[0]
-        if kind in ("a", "b", "c", "alpha", "beta", "gamma"):
+        kind = kind_of(name)
+        if kind in CELL:
             longest[i] = CELL_STEP * values[i]
-        elif kind in ("x", "y", "z"):
-            longest[i] = ATOM_STEP
-        elif kind == "u":
-            longest[i] = U_STEP
-        elif kind == "asymmetry":
-            longest[i] = 0.02
+        elif kind in LONGEST:
+            longest[i] = LONGEST[kind]
     return longest
 
 

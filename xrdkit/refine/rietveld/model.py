@@ -129,9 +129,7 @@ def _areas(
     else:
         x, y, z, u, occupancy = values[phase.sites].T
         moving = wanted is not None and bool(wanted[phase.sites].any())
-        square, slopes = squares(
-            phase.atoms, np.stack([x, y, z], 1), u, occupancy, moving
-        )
+        square, slopes = squares(phase.atoms, np.stack([x, y, z], 1), u, occupancy, moving)
     bare = phase.factor * transmission
     unit = bare * texture[line]
     areas = scale * unit * square[line]

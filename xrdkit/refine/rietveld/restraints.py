@@ -29,7 +29,8 @@ class Restraint:
     def __post_init__(self) -> None:
         if len(self.atoms) not in (2, 3):
             raise ValueError(
-                f"restraint on {len(self.atoms)} atoms; give two (distance) or three (angle)"
+                f"restraint on {len(self.atoms)} atoms; give two (distance) or three "
+                "(angle)"
             )
         if not (self.tolerance > 0 and self.target > 0):
             raise ValueError(
@@ -61,7 +62,7 @@ def _measured(
     """Values, and derivatives by row, of all that a restraint stands for."""
     phase, atoms = restraint.phase, restraint.atoms
     if not 0 <= phase < len(table.units):
-        raise ValueError(f"restraint on phase {phase}; there are {len(table.units)}, from 0")
+        raise ValueError(f"restraint on phase {phase}; there are {len(table.units)}")
     if len(atoms) == 2:
         near = contacts(table, values, phase, NEAR * restraint.target + 0.5)
         found = [
@@ -104,8 +105,8 @@ def _chosen(
     if not found:
         names = ", ".join(sorted(labels))
         raise ValueError(
-            f"restraint {'–'.join(restraint.atoms)} {restraint.target:g}: no such atoms near "
-            f"each other; sites are {names}"
+            f"restraint {'–'.join(restraint.atoms)} {restraint.target:g}: no such atoms "
+            f"near each other; sites are {names}"
         )
     found = sorted(found, key=lambda one: abs(one[0] - restraint.target))
     if labels.issuperset(restraint.atoms):

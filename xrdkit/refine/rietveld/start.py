@@ -140,7 +140,9 @@ def _coordinate_ties(
         for row, pivot in zip(free, pivots, strict=True):
             if row[axis] != 0 and pivot not in held and axis not in pivots:
                 constant -= float(row[axis] * site.frac[pivot])
-                text += f" {'-' if row[axis] < 0 else '+'} {abs(row[axis]):g}*{names[pivot]}"
+                text += (
+                    f" {'-' if row[axis] < 0 else '+'} {abs(row[axis]):g}*{names[pivot]}"
+                )
         ties.append(f"{constant:.9g}{text}")
     return ties
 

@@ -235,9 +235,14 @@ class Parameters:
         return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
+def kind_of(name: str) -> str:
+    """What a parameter is, without phase and label: "u" of "CaO/u:O1"."""
+    return name.rpartition("/")[2].partition(":")[0]
+
+
 def is_size(name: str) -> bool:
     """Whether a parameter is a crystallite size."""
-    return name.rpartition("/")[2] == "size"
+    return kind_of(name) == "size"
 
 
 def parse_tie(text: str) -> tuple[dict[str, float], float]:
@@ -307,7 +312,9 @@ def _cell(key: str, value: Any) -> Any:
 def _shown(row: Parameter) -> tuple[str, ...]:
     """The cells of a row as texts."""
     limits = "" if np.isinf([row.low, row.high]).all() else f"{row.low:.5g}–{row.high:.5g}"
-    restraint = "" if row.restraint is None else f"{row.restraint[0]:g} ± {row.restraint[1]:g}"
+    restraint = (
+        "" if row.restraint is None else f"{row.restraint[0]:g} ± {row.restraint[1]:g}"
+    )
     return (
         row.name,
         f"{row.value:.6g}",
