@@ -87,8 +87,10 @@ def model_of(
     table = first_table(units, profile, background=terms, texture=texture)
     size, strain = sample_start(fwhm, data, profile)
     level = float(np.quantile(data.intensity, 0.1))
-    for name, value in (("size", size), ("strain", strain), ("background:0", level)):
-        table = table.edit(name, value=value)
+    starts = {"size": size, "strain": strain, "background:0": level}
+    for name in table.names:
+        if (own_name := name.rpartition("/")[2]) in starts:
+            table = table.edit(name, value=starts[own_name])
     fixed = instrument is not None and not free_profile
     model = Model(replace(data, instrument=profile), table, fixed, occupancies)
     refuse_unseen(make_frame(model.data, table))

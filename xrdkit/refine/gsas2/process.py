@@ -44,6 +44,11 @@ def python() -> str:
     return sys.executable
 
 
+def installed() -> bool:
+    """Whether something says that GSAS-II is here; ``version`` finds out if it works."""
+    return bool(os.environ.get(VARIABLE)) or importlib.util.find_spec("GSASII") is not None
+
+
 def version() -> str:
     """GSAS-II's version; a GSAS2Error that says what is missing where it cannot be used."""
     return _version(python())
@@ -53,15 +58,6 @@ def version() -> str:
 def _version(path: str) -> str:
     with Worker(path) as worker:
         return worker.version
-
-
-def available() -> bool:
-    """Whether GSAS-II can be used here."""
-    try:
-        version()
-    except GSAS2Error:
-        return False
-    return True
 
 
 class Worker:
@@ -97,7 +93,8 @@ class Worker:
         try:
             found = self._answer(START)
             if "ready" not in found:
-                raise GSAS2Error(f"{self.path} cannot use GSAS-II: {found}. {HELP}")
+                said = found.get("absent", found)
+                raise GSAS2Error(f"{self.path} cannot use GSAS-II ({said}). {HELP}")
         except BaseException:
             self.close()
             raise
