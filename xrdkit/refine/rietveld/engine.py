@@ -125,7 +125,7 @@ def refine_steps(
         if isinstance(structure, Fit) and data.radiation.kalpha2 is None:
             data = replace(data, radiation=structure.radiation)
         units = _units(structure, phases, symprec)
-        profile = instrument or _first_profile(pattern)
+        profile = instrument or first_profile(pattern)
         table = first_table(units, profile, background=background or TERMS, texture=texture)
         if displacement != "site":
             table = shared_u(table, displacement)
@@ -150,7 +150,7 @@ def _own_way(
 ) -> Iterator[tuple[str, int, int, Outcome]]:
     """Cycles of exactly what a table marks."""
     frame = make_frame(data, table)
-    _refuse_unseen(frame)
+    refuse_unseen(frame)
     outcome = Outcome(data, frame, table, state_of(frame, table, table.vector()))
     if not table.free:
         outcome = replace(outcome, state=replace(outcome.state, converged=True))
@@ -164,7 +164,7 @@ def _stages(
     data: Data, table: Parameters, options: Options, origin: str
 ) -> Iterator[tuple[str, int, int, Outcome]]:
     """Cycles of the automatic refinement."""
-    _refuse_unseen(make_frame(data, table))
+    refuse_unseen(make_frame(data, table))
     outcome = first_outcome(data, table, options, origin)
     _refuse_unexplained(outcome)
     names = [stage.name for stage in stages_of(table, data, options)]
@@ -191,7 +191,7 @@ def _units(
     return tuple(found)
 
 
-def _first_profile(pattern: Pattern) -> Instrument:
+def first_profile(pattern: Pattern) -> Instrument:
     """Widths somewhat above those of the pattern's lines, so that lines meet."""
     width, slope = typical_fwhm(prepare(pattern))
     middle = np.tan(np.radians(float(np.mean(pattern.two_theta[[0, -1]])) / 2))
@@ -202,7 +202,7 @@ def _first_profile(pattern: Pattern) -> Instrument:
     )  # fmt: skip
 
 
-def _refuse_unseen(frame) -> None:
+def refuse_unseen(frame) -> None:
     """Refuse structures without a reflection in the range of the data."""
     x = frame.data.two_theta
     for phase in frame.phases:
