@@ -32,6 +32,7 @@ from xrdkit.wavelengths import radiation
 DATA = Path(__file__).parent / "data"
 SYSTEMS = ("hexagonal", "monoclinic", "triclinic")
 READY = '{"ready": "0", "python": "3"}'
+SAY = f"print('{READY}', flush=True)"
 
 
 def made():
@@ -168,7 +169,7 @@ def test_answer_becomes_a_complete_fit():
 def test_what_symmetry_fixes_has_no_esd_and_what_it_ties_has_the_same():
     model, found = stored("hexagonal")
     fit = fit_of(model, found["answer"]["state"])
-    assert fit.uncertainties["a"] == fit.uncertainties["b"]
+    assert fit.uncertainties["a"] == pytest.approx(fit.uncertainties["b"])
     fixed = {"alpha", "beta", "gamma", "x:Zn1", "y:Zn1", "z:Zn1", "x:O1"}
     assert not fixed & set(fit.uncertainties)  # z of zinc holds the origin
     assert "z:O1" in fit.uncertainties
@@ -281,13 +282,13 @@ def test_absent_gsas2_is_a_help_text(monkeypatch):
         pytest.skip("this Python has GSAS-II")
     monkeypatch.delenv(VARIABLE, raising=False)
     assert not gsas2.installed()
-    with pytest.raises(gsas2.GSAS2Error, match="gsas-ii.readthedocs.io") as error:
+    with pytest.raises(gsas2.GSAS2Error, match=r"gsas-ii\.readthedocs\.io") as error:
         gsas2.version()
     assert VARIABLE in str(error.value)
     with pytest.raises(gsas2.GSAS2Error, match="no GSAS-II"):
         check_programs(("topas", "gsas2"))
     monkeypatch.setenv(VARIABLE, sys.executable)  # a Python, without GSAS-II
-    with pytest.raises(gsas2.GSAS2Error, match="cannot use GSAS-II .*ModuleNotFound"):
+    with pytest.raises(gsas2.GSAS2Error, match=r"cannot use GSAS-II .*ModuleNotFound"):
         gsas2.version()
 
 
@@ -306,20 +307,14 @@ def test_wrong_path_is_named(monkeypatch, tmp_path):
     ("code", "said"),
     [
         ("print('hello')", "answers 'hello'"),
-        ("print([1, 2])", "is it|which is not from"),
+        ("print([1, 2])", "which is not from xrdkit"),
         ("sys.exit('no licence')", "ended with code 1; it last said: no licence"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "ended with signal 11"),
-        (f"print('{READY}'); os.close(0); sys.exit(3)", "code 3"),
+        (f"{SAY}; os.close(0); sys.exit(3)", "code 3"),
+        (f"{SAY}; os.close(1); os.close(0); time.sleep(60)", "is closed|takes no job"),
+        (f"{SAY}; input(); print(json.dumps({{'error': 'E: x'}}))", "refuses: E: x"),
         (
-            f"print('{READY}', flush=True); os.close(1); os.close(0); time.sleep(60)",
-            "GSAS-II",
-        ),
-        (
-            f"print('{READY}', flush=True); input(); print(json.dumps({{'error': 'E: x'}}))",
-            "refuses: E: x",
-        ),
-        (
-            f"print('{READY}', flush=True); input();"
+            f"{SAY}; input();"
             "print(json.dumps({'stage': 's', 'undone': 'why', 'seconds': 1.0}));"
             "print('{\"done\": true}')",
             "could not start: stage 's' was undone: why",
@@ -340,7 +335,7 @@ def test_silent_process_is_ended(program, tmp_path):
         time.sleep(600)
         """
     )
-    with pytest.raises(gsas2.GSAS2Error, match="said nothing for 0.5 s and was ended"):
+    with pytest.raises(gsas2.GSAS2Error, match=r"said nothing for 0\.5 s and was ended"):
         next(steps(timeout=0.5))
     assert not alive(int((tmp_path / "pid").read_text()))
 

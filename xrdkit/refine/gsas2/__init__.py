@@ -60,7 +60,7 @@ def refine_steps(
     background: int = TERMS,
     texture: tuple[int, int, int] | None = None,
     occupancies: bool = False,
-    exclude: Sequence[tuple[float, float]] = (),
+    exclude: Sequence[tuple[float | int, float | int]] = (),
     symprec: float = SYMPREC,
     project: str | Path | None = None,
     timeout: float | int = TIMEOUT,
@@ -75,7 +75,7 @@ def refine_steps(
     that of the last good stage, with a warning; without one it is a GSAS2Error.
     """
     model = model_of(
-        observations(pattern, tuple(exclude)),
+        observations(pattern, tuple((float(a), float(b)) for a, b in exclude)),
         units_of(structure, phases, symprec),
         instrument,
         terms=background,
@@ -121,8 +121,8 @@ def simulations(
     *,
     two_theta: tuple[float | int, float | int, int] = (5, 80, 7501),
     instrument: Instrument = LABORATORY,
-    size: float | None = None,
-    strain: float = 0.0,
+    size: float | int | None = None,
+    strain: float | int = 0.0,
     normalise: bool = True,
 ) -> Iterator[Pattern]:
     """Patterns of structures by GSAS-II on a grid of 2θ (low, high, points), in °.

@@ -104,7 +104,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, job: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
+    def ask(self, job: dict[str, Any], timeout: float | int) -> Iterator[dict[str, Any]]:
         """The answers to a job, one for each stage, each within ``timeout`` s."""
         try:
             self.process.stdin.write(json.dumps(job, allow_nan=False) + "\n")
@@ -138,7 +138,7 @@ class Worker:
         for line in self.process.stderr:
             self.said.append(line.strip()[:200])
 
-    def _answer(self, timeout: float) -> dict[str, Any]:
+    def _answer(self, timeout: float | int) -> dict[str, Any]:
         try:
             line = self.lines.get(timeout=timeout)
         except queue.Empty:
