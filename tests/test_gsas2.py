@@ -255,7 +255,7 @@ def test_fixed_profile_is_not_refined_and_a_free_one_is():
 def test_gaps_of_a_scan_are_excluded():
     x = np.concatenate([np.arange(10, 20, 0.02), np.arange(30, 40, 0.02)])
     ((low, high),) = gaps(x)
-    assert (low, high) == pytest.approx((19.98, 30))
+    assert (low, high) == pytest.approx((19.99, 29.99))
 
 
 def test_symbols_are_those_of_the_reference_settings():
@@ -387,6 +387,34 @@ def test_closing_the_generator_ends_the_process(program, tmp_path):
     assert alive(pid)
     running.close()
     assert not alive(pid)
+
+
+def test_a_flood_of_answers_is_no_hindrance_to_ending(program, tmp_path):
+    program(answering("while True: print('{}', flush=True)", tmp_path))
+    running = steps()
+    next(running)
+    started = time.monotonic()
+    running.close()
+    assert time.monotonic() - started < 5
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_what_the_process_has_started_ends_with_it(program, tmp_path):
+    child = tmp_path / "child"
+    start = (
+        "import subprocess; c = subprocess.Popen(['sleep', '600']); "
+        f"open({str(child)!r}, 'w').write(str(c.pid))"
+    )
+    program(
+        answering("time.sleep(600)", tmp_path).replace("sys.stdin", f"{start}; sys.stdin")
+    )
+    running = steps()
+    next(running)
+    while not child.exists() or not child.read_text():
+        time.sleep(0.02)
+    running.close()
+    time.sleep(0.2)
+    assert not alive(int(child.read_text()))
 
 
 def test_worker_imports_nothing_of_xrdkit():

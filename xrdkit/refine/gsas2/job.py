@@ -117,7 +117,7 @@ def job_of(model: Model, stages: Sequence[Stage], project: str = "") -> dict[str
     terms = [row.value for row in table.rows if row.name.startswith("background:")]
     return {
         "two_theta": data.two_theta.tolist(),
-        "intensity": (data.intensity / slits).tolist(),
+        "intensity": np.where(data.weight > 0, data.intensity / slits, 0).tolist(),
         "weight": (data.weight * slits**2).tolist(),
         "excluded": gaps(data.two_theta),
         "instrument": gsas2_instrument(data.radiation, instrument),
@@ -137,10 +137,11 @@ def job_of(model: Model, stages: Sequence[Stage], project: str = "") -> dict[str
 
 
 def gaps(two_theta: Curve) -> list[list[float]]:
-    """Ranges of 2θ (°) without points: lines there are not missing."""
-    step = np.diff(two_theta)
-    wide = np.flatnonzero(step > np.maximum(GAP, 20 * np.median(step)))
-    return [[float(two_theta[i]), float(two_theta[i + 1])] for i in wide]
+    """Ranges of 2θ (°) without points, their ends left out: lines there are not missing."""
+    step = float(np.median(np.diff(two_theta)))
+    wide = np.flatnonzero(np.diff(two_theta) > max(GAP, 20 * step))
+    low, high = two_theta[wide] + step / 2, two_theta[wide + 1] - step / 2
+    return np.column_stack([low, high]).tolist()
 
 
 def _phase(model: Model, i: int) -> dict[str, Any]:
