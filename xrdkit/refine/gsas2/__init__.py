@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from xrdkit.refine.gsas2.instrument import read_instrument
 from xrdkit.refine.gsas2.job import AS_IT_IS, Model, job_of, model_of, stages_of
 from xrdkit.refine.gsas2.process import GSAS2Error, Worker, installed, version
 from xrdkit.refine.gsas2.result import fit_of
@@ -25,7 +24,6 @@ from xrdkit.types import Fit, Instrument, Pattern, Progress, Radiation
 __all__ = [
     "GSAS2Error",
     "installed",
-    "read_instrument",
     "refine",
     "refine_steps",
     "simulate",
@@ -68,7 +66,7 @@ def refine_steps(
     """Staged refinement: every stage is yielded, its fit in ``best``; returns the last.
 
     A stage that makes R_wp worse, or a parameter impossible, is undone. With ``instrument``
-    (``read_instrument``) the profile stays as given, and size and strain are refined; with
+    (``formats.read_instrument``) the profile stays as given, and size and strain are refined; with
     ``free_profile`` it starts there. ``background`` is a number of Chebyshev terms,
     ``texture`` a March–Dollase axis, ``exclude`` are ranges of 2θ (°), and ``project`` is a
     .gpx file to be written. Where GSAS-II ends, or is silent for ``timeout`` s, the fit is
