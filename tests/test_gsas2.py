@@ -206,7 +206,7 @@ def test_instrument_files_of_both_programs_are_read(tmp_path):
     new = tmp_path / "a.instprm"
     new.write_text(
         "#GSAS-II instrument parameter file\nType:PXC\nLam1:1.5405\nLam2:1.5443\n"
-        "I(L2)/I(L1):0.5\nPolariz.:0.7\nZero:0.01\nU:2.0\nV:-2.0; W:5.0\nX:1\nSH/L:0.002\n"
+        "I(L2)/I(L1):0.5\nPolariz.:0.7\nZero:0.01\nU:2.0\nV:-2.0\nW:5.0\nX:1\nSH/L:0.002\n"
     )
     old = tmp_path / "a.prm"
     rows = {

@@ -65,12 +65,13 @@ def refine_steps(
 ) -> Generator[Progress, None, Fit]:
     """Staged refinement: every stage is yielded, its fit in ``best``; returns the last.
 
-    A stage that makes R_wp worse, or a parameter impossible, is undone. With ``instrument``
-    (``formats.read_instrument``) the profile stays as given, and size and strain are refined; with
-    ``free_profile`` it starts there. ``background`` is a number of Chebyshev terms,
-    ``texture`` a March–Dollase axis, ``exclude`` are ranges of 2θ (°), and ``project`` is a
-    .gpx file to be written. Where GSAS-II ends, or is silent for ``timeout`` s, the fit is
-    that of the last good stage, with a warning; without one it is a GSAS2Error.
+    A stage that makes R_wp worse, or a parameter impossible, is undone, and tried once more
+    towards the end. With ``instrument`` (``formats.read_instrument``) the profile stays as
+    given, and size and strain are refined; with ``free_profile`` it starts there.
+    ``background`` is a number of Chebyshev terms, ``texture`` a March–Dollase axis,
+    ``exclude`` are ranges of 2θ (°), and ``project`` is a .gpx file to be written. Where
+    GSAS-II ends, or is silent for ``timeout`` s, the fit is that of the last good stage,
+    with a warning; without one it is a GSAS2Error.
     """
     model = model_of(
         observations(pattern, tuple((float(a), float(b)) for a, b in exclude)),
