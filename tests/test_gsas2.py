@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from dataclasses import replace
@@ -376,6 +377,14 @@ def test_closing_the_generator_ends_the_process(program, tmp_path):
     assert alive(pid)
     running.close()
     assert not alive(pid)
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """A place of its own for what would be left behind."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
 
 
 def test_a_flood_of_answers_is_no_hindrance_to_ending(program, tmp_path):
@@ -406,13 +415,13 @@ def test_what_the_process_has_started_ends_with_it(program, tmp_path):
     assert not alive(int(child.read_text()))
 
 
-def test_worker_imports_nothing_of_xrdkit():
+def test_worker_imports_nothing_of_xrdkit(tmp_path):
     assert "xrdkit import" not in WORKER.read_text(encoding="utf-8").replace(
         "for xrdkit", ""
     )
     bare = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-S", str(WORKER)],
+        [sys.executable, "-S", str(WORKER), str(tmp_path)],
         input="",
         env=bare,
         capture_output=True,
@@ -431,6 +440,7 @@ def test_worker_ends_with_its_owner(engine):
         assert worker.version == engine
         worker.process.stdin.close()
         assert worker.process.wait(timeout=20) == 0
+        assert not Path(worker.folder.name).exists()
 
 
 def test_gsas2_refines_what_was_simulated(engine, tmp_path):
