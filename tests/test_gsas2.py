@@ -358,7 +358,7 @@ def test_last_good_state_is_kept_where_the_process_fails(program, tmp_path, then
         MAKE.structure("hexagonal"),
         instrument=MAKE.INSTRUMENT,
         background=2,
-        timeout=3,
+        timeout=2,
     )
     assert fit.r_wp < 12
     (note,) = fit.warnings
