@@ -25,10 +25,10 @@ from xrdkit.report.html import _steps
 from xrdkit.report.markup import formula_html, symbol_html
 from xrdkit.report.results import PROGRAMS, check_output, results_of, write_solution
 from xrdkit.report.sections import neighbours
-from xrdkit.report.setting import reference_hall, reference_setting, settings_of
+from xrdkit.report.setting import reference_setting, settings_of
 from xrdkit.report.topas import monochromator_angle
 from xrdkit.simulate import pattern_of
-from xrdkit.space_group import quiet_spglib
+from xrdkit.space_group import quiet_spglib, reference_hall
 from xrdkit.types import (
     Batch,
     Controls,

@@ -7,6 +7,9 @@ from functools import cache
 from types import ModuleType
 
 import numpy as np
+from jaxtyping import Float, Int
+
+SAME = 1e-3  # largest difference of fractional coordinates of one place
 
 # Rows of the primitive lattice in terms of the conventional rows, spglib's convention.
 CENTRING = {
@@ -91,3 +94,49 @@ def default_hall(space_group: int) -> int:
     """spglib's default Hall number of a space group: the first."""
     numbers = [number for number, *_ in space_group_types()]
     return numbers.index(space_group) + 1
+
+
+@cache
+def reference_hall(space_group: int) -> int:
+    """spglib's Hall number of the reference setting: origin choice 2 where there is one."""
+    with quiet_spglib() as spglib:
+        halls = [
+            hall
+            for hall, (number, *_) in enumerate(space_group_types(), 1)
+            if number == space_group
+        ]
+        second = [h for h in halls if spglib.get_spacegroup_type(h).choice == "2"]
+    return (second or halls)[0]
+
+
+def special_position(
+    frac: Float[np.ndarray, "3"],
+    rotations: Int[np.ndarray, "operations 3 3"],
+    translations: Float[np.ndarray, "operations 3"],
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "directions 3"]]:
+    """The place exactly on its special position, and the directions that stay on it.
+
+    Directions are rows in reduced row echelon form, fractional.
+    """
+    moved = rotations @ frac + translations
+    lattice = np.rint(moved - frac)
+    fixed = (np.abs(moved - lattice - frac) < SAME).all(1)
+    exact = (moved - lattice)[fixed].mean(0)
+    return np.mod(exact.round(9), 1), echelon(rotations[fixed].mean(0).T)
+
+
+def echelon(rows: Float[np.ndarray, "rows 3"]) -> Float[np.ndarray, "directions 3"]:
+    """Reduced row echelon form of the space that rows span, without zero rows."""
+    rows, done = rows.astype(float), 0
+    for column in range(3):
+        if done == len(rows):
+            break
+        best = done + int(np.abs(rows[done:, column]).argmax())
+        if abs(rows[best, column]) < 1e-6:
+            continue
+        rows[[done, best]] = rows[[best, done]]
+        rows[done] /= rows[done, column]
+        others = np.arange(len(rows)) != done
+        rows[others] -= np.outer(rows[others, column], rows[done])
+        done += 1
+    return rows[:done].round(6) + 0.0

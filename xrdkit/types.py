@@ -399,6 +399,11 @@ class Fit:
     ``structure`` is in the standard conventional setting, symmetrised within 0.1 Å; the
     atoms that were fitted are those of ``phases``, the known ones after the first. Curves
     are on ``two_theta``, measured points alone; ``background`` is all but the first phase.
+
+    A Rietveld engine adds ``values`` and ``uncertainties`` (e.s.d.s) by the names of its
+    parameters, ``correlations`` above 0.9, ``warnings``, ``sigma`` of the points (0: no
+    weight), N and P of the R values, and its parameter ``table`` with the ``covariance`` of
+    ``table.vector()``, which R_wp's GOF is multiplied into as its e.s.d.s are.
     """
 
     __repr__ = _in_line
@@ -428,6 +433,14 @@ class Fit:
     known: str = ""
     swelling: float = 0.0
     engine: str = "batch"
+    values: dict[str, float] = field(default_factory=dict)
+    correlations: tuple[tuple[str, str, float], ...] = ()
+    warnings: tuple[str, ...] = ()
+    sigma: Float[np.ndarray, " points"] | None = None
+    n_observations: int = 0
+    n_parameters: int = 0
+    table: Any = None
+    covariance: Float[np.ndarray, "rows rows"] | None = None
 
     @property
     def r_wp(self) -> float:

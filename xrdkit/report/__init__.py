@@ -4,6 +4,7 @@ from xrdkit.files import check_file, write_whole
 from xrdkit.report.cells import overlay, write_cells_html
 from xrdkit.report.cif import cif_text, write_cif
 from xrdkit.report.fullprof import write_fullprof
+from xrdkit.report.gsas2 import write_gsas2
 from xrdkit.report.html import write_html
 from xrdkit.report.results import check_output, results_of, write_cifs, write_solution
 from xrdkit.report.tables import (
@@ -30,6 +31,7 @@ __all__ = [
     "write_cifs",
     "write_csv",
     "write_fullprof",
+    "write_gsas2",
     "write_html",
     "write_solution",
     "write_topas",

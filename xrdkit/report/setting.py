@@ -14,7 +14,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xrdkit.crystal import U_ISO, symmetry_dataset, to_structure
-from xrdkit.space_group import quiet_spglib, space_group_types
+from xrdkit.space_group import (
+    echelon,
+    quiet_spglib,
+    reference_hall,
+    special_position,
+)
 from xrdkit.types import Fit
 
 if TYPE_CHECKING:
@@ -23,7 +28,6 @@ if TYPE_CHECKING:
     from spglib import SpglibDataset
 
 SYMPREC = 0.1  # Å, as in ranking
-SAME = 1e-3  # largest difference of fractional coordinates of one place
 Matrices = tuple[Int[np.ndarray, "operations 3 3"], Float[np.ndarray, "operations 3"]]
 Species = tuple[tuple[str, float], ...]  # element symbols and occupancies of one place
 
@@ -131,7 +135,7 @@ def reference_setting(
         tuple(operation.triplet() for operation in operations),
         tuple(_sites(orbits, matrices, u_iso or {})),
         reduce(gcd, counts.values()),
-        _echelon(matrices[0].mean(0).T),
+        echelon(matrices[0].mean(0).T),
     )
 
 
@@ -193,18 +197,6 @@ def _consistent(found: "SpglibDataset") -> bool:
     return bool(found.mapping_to_primitive.max() == found.std_mapping_to_primitive.max())
 
 
-def reference_hall(space_group: int) -> int:
-    """spglib's Hall number of the reference setting: origin choice 2 where there is one."""
-    with quiet_spglib() as spglib:
-        halls = [
-            hall
-            for hall, (number, *_) in enumerate(space_group_types(), 1)
-            if number == space_group
-        ]
-        second = [h for h in halls if spglib.get_spacegroup_type(h).choice == "2"]
-    return (second or halls)[0]
-
-
 def _sites(orbits: list[_Orbit], group: Matrices, u_iso: dict[str, float]) -> list[Site]:
     """Every element of every orbit, labelled by element and number."""
     found: list[Site] = []
@@ -240,7 +232,7 @@ def _special_position(
         constant = np.abs(position_constants(*found)).sum()
         return (constant.round(4), found[0].sum().round(4), *found[0].round(4))
 
-    return min((_on_position(frac, group) for frac in places), key=plain)
+    return min((special_position(frac, *group) for frac in places), key=plain)
 
 
 def position_constants(
@@ -250,37 +242,8 @@ def position_constants(
     return frac - frac[(free != 0).argmax(1)] @ free
 
 
-def _on_position(
-    frac: Float[np.ndarray, "3"], group: Matrices
-) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "directions 3"]]:
-    """The place exactly on its special position, and the directions that stay on it."""
-    rotations, translations = group
-    moved = rotations @ frac + translations
-    lattice = np.rint(moved - frac)
-    fixed = (np.abs(moved - lattice - frac) < SAME).all(1)
-    exact = (moved - lattice)[fixed].mean(0)
-    return np.mod(exact.round(9), 1), _echelon(rotations[fixed].mean(0).T)
-
-
 def _matrices(operations: "gemmi.GroupOps") -> Matrices:
     """Rotations and translations of all operations, centring included."""
     every = list(operations)
     rotations = np.array([np.array(op.rot) // op.DEN for op in every])
     return rotations, np.array([np.array(op.tran) / op.DEN for op in every])
-
-
-def _echelon(rows: Float[np.ndarray, "rows 3"]) -> Float[np.ndarray, "directions 3"]:
-    """Reduced row echelon form of the space that rows span, without zero rows."""
-    rows, done = rows.astype(float), 0
-    for column in range(3):
-        if done == len(rows):
-            break
-        best = done + int(np.abs(rows[done:, column]).argmax())
-        if abs(rows[best, column]) < 1e-6:
-            continue
-        rows[[done, best]] = rows[[best, done]]
-        rows[done] /= rows[done, column]
-        others = np.arange(len(rows)) != done
-        rows[others] -= np.outer(rows[others, column], rows[done])
-        done += 1
-    return rows[:done].round(6) + 0.0

@@ -1,0 +1,321 @@
+"""What is refined of a structure: its cell and asymmetric unit in the reference setting."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from xrdkit.crystal import U_ISO, read_cif, symmetry_dataset, to_structure
+from xrdkit.scattering import HEAVIEST
+from xrdkit.space_group import (
+    echelon,
+    quiet_spglib,
+    reference_hall,
+    space_group_types,
+    special_position,
+)
+from xrdkit.types import Candidate, Fit
+
+if TYPE_CHECKING:
+    import gemmi
+    from pymatgen.core import Composition, Structure
+
+SYMPREC = 0.01  # Å, of structures that come without a space group
+SAME_PLACE = 0.05  # Å; species closer than that share a site
+APART = 0.4  # Å; full atoms closer than that overlap
+OVERFULL = 1.005  # occupancies of a site may sum to
+LARGEST = 2000  # atom sites of a CIF
+Matrix = Float[np.ndarray, "3 3"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One element on one orbit; elements that share a place share its number.
+
+    ``frac`` is exactly on the special position; ``free`` rows are the displacements that
+    keep it, in reduced row echelon form.
+    """
+
+    label: str
+    element: str
+    number: int
+    frac: Float[np.ndarray, "3"]
+    free: Float[np.ndarray, "directions 3"]
+    multiplicity: int
+    place: int
+    occupancy: float = 1.0
+    u_iso: float = U_ISO
+
+
+@dataclass(frozen=True)
+class AsymmetricUnit:
+    """Cell (Å, °), operations with centring, and sites; without sites only a cell.
+
+    Labels are the element's symbol and a running number, in the order of the sites.
+    """
+
+    name: str
+    space_group: int
+    symbol: str
+    cell: tuple[float, ...]
+    rotations: Int[np.ndarray, "operations 3 3"]
+    translations: Float[np.ndarray, "operations 3"]
+    sites: tuple[Site, ...]
+
+    @property
+    def polar(self) -> Float[np.ndarray, "directions 3"]:
+        """Directions along which the origin is arbitrary, in reduced row echelon form."""
+        return echelon(self.rotations.mean(0).T)
+
+
+def asymmetric_unit(
+    source: "Structure | str | Path | Fit | Candidate",
+    *,
+    symprec: float = SYMPREC,
+    name: str = "",
+) -> AsymmetricUnit:
+    """The asymmetric unit of a CIF, Structure, Fit or Candidate in the reference setting.
+
+    A CIF's own space group is kept; of others it is found within ``symprec`` (Å).
+    """
+    if isinstance(source, str | Path):
+        unit = _of_cif(str(source), symprec)
+    elif isinstance(source, Fit):
+        unit = _of_structure(source.structure, symprec)
+    elif isinstance(source, Candidate):
+        unit = _of_structure(to_structure(source.crystal), symprec)
+    else:
+        unit = _of_structure(source, symprec)
+    return replace(unit, name=name or unit.name)
+
+
+def reference_operations(
+    space_group: int,
+) -> tuple[Int[np.ndarray, "operations 3 3"], Float[np.ndarray, "operations 3"]]:
+    """All operations of the reference setting, centring included."""
+    with quiet_spglib() as spglib:
+        found = spglib.get_symmetry_from_database(reference_hall(space_group))
+    return found["rotations"].astype(int), found["translations"]
+
+
+def cell_only(cell: tuple[float, ...], space_group: int, name: str = "") -> AsymmetricUnit:
+    """A cell (Å, °) with its space group and no atoms, for Pawley fits."""
+    return AsymmetricUnit(
+        name,
+        space_group,
+        space_group_types()[reference_hall(space_group) - 1][1],
+        tuple(float(value) for value in cell),
+        *reference_operations(space_group),
+        (),
+    )
+
+
+def _of_structure(structure: "Structure", symprec: float) -> AsymmetricUnit:
+    """The unit of a Structure, whose symmetry spglib finds."""
+    present = [_species(site.species) for site in structure]
+    kinds = sorted(set(present))
+    types = [kinds.index(species) for species in present]
+    given = (structure.lattice.matrix, structure.frac_coords, types)
+    found = symmetry_dataset(given, symprec)
+    if found is not None and found.hall_number != reference_hall(found.number):
+        found = symmetry_dataset(given, symprec, reference_hall(found.number))
+    name = structure.composition.reduced_formula
+    if found is None:
+        frac, lattice, number = structure.frac_coords, structure.lattice.matrix, 1
+        rows = np.arange(len(structure))
+    else:
+        frac, lattice, number = found.std_positions, found.std_lattice, found.number
+        first = np.unique(found.mapping_to_primitive, return_index=True)[1]
+        rows = first[found.std_mapping_to_primitive]
+    u = [structure[i].properties.get("u_iso") or U_ISO for i in rows]
+    atoms = [
+        (place, element, share, own)
+        for i, place, own in zip(rows, frac, u, strict=True)
+        for element, share in present[i]
+    ]
+    return _unit(name, int(number), np.array(lattice), atoms)
+
+
+def _species(composition: "Composition") -> tuple[tuple[str, float], ...]:
+    """Elements (without charges) and occupancies of one place."""
+    found: dict[str, float] = {}
+    for kind, amount in composition.items():
+        found[kind.symbol] = found.get(kind.symbol, 0) + float(amount)
+    return tuple(sorted((e, round(n, 6)) for e, n in found.items()))
+
+
+def _of_cif(path: str, symprec: float) -> AsymmetricUnit:
+    """The unit of a CIF in its own space group, brought to the reference setting."""
+    import gemmi
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}; check the name and the folder")
+    try:
+        small = gemmi.read_small_structure(path)
+    except (RuntimeError, ValueError, UnicodeDecodeError):
+        return _of_structure(read_cif(path), symprec)
+    group = _group(small)
+    if group is None or not len(small.sites) or small.cell.volume < 1:
+        return _of_structure(read_cif(path), symprec)
+    if len(small.sites) > LARGEST:
+        raise ValueError(f"{path} has {len(small.sites)} sites, at most {LARGEST} are read")
+    matrix, shift = _to_reference(group)
+    lattice = np.linalg.inv(matrix).T @ np.array(small.cell.orth.mat.tolist()).T
+    atoms = [
+        (
+            matrix @ np.array(site.fract.tolist()) + shift,
+            site.element.name,
+            float(site.occ),
+            float(site.u_iso) if site.u_iso > 0 else U_ISO,
+        )
+        for site in small.sites
+    ]
+    return _unit(Path(path).stem, group.number, lattice, atoms)
+
+
+def _group(small: "gemmi.SmallStructure") -> "gemmi.SpaceGroup | None":
+    """The space group that a CIF states, by its operations if it lists them."""
+    import gemmi
+
+    listed = list(small.symops)
+    if len(listed) > 1:
+        return gemmi.find_spacegroup_by_ops(gemmi.GroupOps([gemmi.Op(o) for o in listed]))
+    return small.spacegroup or gemmi.find_spacegroup_by_name(small.spacegroup_hm)
+
+
+def _to_reference(group: "gemmi.SpaceGroup") -> tuple[Matrix, Float[np.ndarray, "3"]]:
+    """Matrix M and shift t with x_reference = M x + t for a setting of gemmi's table."""
+    import gemmi
+
+    rotations, translations = reference_operations(group.number)
+    known = {_key(r, t) for r, t in zip(rotations, translations, strict=True)}
+    for change in (group.basisop, group.basisop.inverse()):
+        turned = group.operations()
+        turned.change_basis_forward(change)
+        keys = {
+            _key(np.array(op.rot) / op.DEN, np.array(op.tran) / op.DEN) for op in turned
+        }
+        if keys == known:
+            den = gemmi.Op.DEN
+            return np.array(change.rot) / den, np.array(change.tran) / den
+    raise ValueError(
+        f"setting {group.xhm()} of space group {group.number} is not one of the tables; "
+        "give the structure in a standard setting"
+    )
+
+
+def _key(rotation: np.ndarray, translation: np.ndarray) -> tuple[int, ...]:
+    whole = np.rint(np.mod(translation, 1) * 24).astype(int) % 24
+    return (*np.rint(rotation).astype(int).ravel().tolist(), *whole.tolist())
+
+
+def _unit(name: str, space_group: int, lattice: Matrix, atoms: list) -> AsymmetricUnit:
+    """Sites of atoms (place, element, occupancy, U), one for each orbit and element."""
+    from pymatgen.core import Lattice
+
+    rotations, translations = reference_operations(space_group)
+    sites: list[Site] = []
+    counts: Counter[str] = Counter()
+    for frac, element, share, u in atoms:
+        place, free = special_position(np.mod(frac, 1), rotations, translations)
+        images = orbit(place, rotations, translations)
+        old = next((s for s in sites if _on(s.frac, images, lattice)), None)
+        if old is not None and any(
+            s.place == old.place and s.element == element for s in sites
+        ):
+            continue
+        if old is not None:
+            place, free, images = old.frac, old.free, images[: old.multiplicity]
+        counts[element] += 1
+        sites.append(
+            Site(
+                f"{element}{counts[element]}",
+                element,
+                _number(element),
+                place,
+                free,
+                len(images),
+                len({s.place for s in sites}) if old is None else old.place,
+                share,
+                u,
+            )
+        )
+    cell = Lattice(lattice).parameters
+    unit = cell_only(cell, space_group, name)
+    return _checked(replace(unit, sites=tuple(sites)))
+
+
+def _number(element: str) -> int:
+    from pymatgen.core import Element
+
+    symbol = "H" if element in ("D", "T") else element
+    if not Element.is_valid_symbol(symbol) or Element(symbol).Z > HEAVIEST:
+        raise ValueError(
+            f"'{element}' is no element with a scattering factor (H to Cf); "
+            "replace it or leave it out"
+        )
+    return int(Element(symbol).Z)
+
+
+def orbit(
+    frac: Float[np.ndarray, "3"],
+    rotations: Int[np.ndarray, "operations 3 3"],
+    translations: Float[np.ndarray, "operations 3"],
+) -> Float[np.ndarray, "places 3"]:
+    """The distinct places onto which operations map a place, in [0, 1)."""
+    images = np.mod(rotations @ frac + translations, 1)
+    apart = images[:, None] - images
+    same = (np.abs(apart - np.rint(apart)) < 1e-3).all(-1).argmax(1)
+    return images[np.unique(same)]
+
+
+def _on(
+    frac: Float[np.ndarray, "3"], images: Float[np.ndarray, "places 3"], lattice: Matrix
+) -> bool:
+    apart = images - frac
+    return bool(
+        (np.linalg.norm((apart - np.rint(apart)) @ lattice, axis=1) < SAME_PLACE).any()
+    )
+
+
+def _checked(unit: AsymmetricUnit) -> AsymmetricUnit:
+    """The unit, unless occupancies are impossible or atoms overlap."""
+    full: dict[int, float] = {}
+    for site in unit.sites:
+        if not 0 < site.occupancy <= OVERFULL:
+            raise ValueError(
+                f"occupancy {site.occupancy:g} of {site.label} is not in 0–1; correct it"
+            )
+        full[site.place] = full.get(site.place, 0) + site.occupancy
+    for place, total in full.items():
+        if total > OVERFULL:
+            names = ", ".join(s.label for s in unit.sites if s.place == place)
+            raise ValueError(
+                f"{names} share a place and their occupancies sum to {total:.3f}; "
+                "at most 1 is possible"
+            )
+    _refuse_overlap(unit, full)
+    return unit
+
+
+def _refuse_overlap(unit: AsymmetricUnit, full: dict[int, float]) -> None:
+    """Refuse places closer than 0.4 Å of which more than one atom's worth is occupied."""
+    from pymatgen.core import Lattice
+
+    lattice = Lattice.from_parameters(*unit.cell)
+    firsts = {site.place: site for site in reversed(unit.sites)}
+    for i, one in firsts.items():
+        for j, other in firsts.items():
+            if j < i or full[i] + full[j] <= OVERFULL:
+                continue
+            images = orbit(other.frac, unit.rotations, unit.translations)
+            apart = lattice.get_all_distances([one.frac], images)[0]
+            near = apart[apart > 1e-3] if i == j else apart
+            if len(near) and near.min() < APART:
+                raise ValueError(
+                    f"{one.label} and {other.label} are {near.min():.2f} Å apart; merge "
+                    "them or give occupancies that sum to at most 1"
+                )

@@ -1,0 +1,92 @@
+"""The points of a measured pattern that are fitted, and their weights."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from xrdkit.background import estimate
+from xrdkit.pattern import exclude, inside_ranges
+from xrdkit.peaks import scatter, typical_fwhm
+from xrdkit.types import Instrument, Pattern, Radiation
+
+MISSING = 20.0  # counts of background above which a point of exactly zero is no measurement
+Points = Float[np.ndarray, " points"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Points that are fitted; ``weight`` is 1/σ², zero where a point does not count.
+
+    Where σ is not known (``counted`` False), all points weigh the same, by their scatter.
+    """
+
+    two_theta: Points
+    intensity: Points
+    weight: Points
+    radiation: Radiation
+    instrument: Instrument
+    counted: bool
+    name: str = ""
+
+    @property
+    def sigma(self) -> Points:
+        """Standard deviations, zero where a point has no weight."""
+        root = np.sqrt(self.weight)
+        return np.divide(1, root, out=np.zeros_like(root), where=root > 0)
+
+    @property
+    def count(self) -> int:
+        """Number of points that have weight, N."""
+        return int(np.count_nonzero(self.weight))
+
+
+def observations(
+    pattern: Pattern, excluded: tuple[tuple[float | int, float | int], ...] = ()
+) -> Data:
+    """The data of a pattern as measured, without ``excluded`` ranges of 2θ (°).
+
+    Points of exactly zero in a pattern that has a background were not measured, and get no
+    weight, like points whose σ is not positive.
+    """
+    if pattern.prepared:
+        raise ValueError(
+            f"the pattern {pattern.name} was prepared: its background and scale are gone, "
+            "which R_wp and e.s.d.s need; give the one that was read from the file"
+        )
+    pattern = exclude(pattern, *excluded)
+    keep = inside_ranges(pattern, pattern.two_theta)
+    x, y = pattern.two_theta[keep], pattern.intensity[keep]
+    if pattern.sigma is None:
+        weight = np.full(len(x), 1 / max(scatter(y), 1e-6 * float(np.ptp(y)), 1e-12) ** 2)
+    else:
+        sigma = pattern.sigma[keep]
+        weight = np.divide(1, sigma**2, out=np.zeros_like(sigma), where=sigma > 0)
+    if np.quantile(y, 0.1) > MISSING:
+        weight = np.where(y == 0, 0.0, weight)
+    return Data(
+        x,
+        y,
+        np.where(np.isfinite(y), weight, 0.0),
+        pattern.radiation,
+        pattern.instrument,
+        pattern.sigma is not None,
+        pattern.name,
+    )
+
+
+def typical_widths(pattern: Pattern) -> tuple[float, float]:
+    """(a, b) in ° of FWHM² = a² + (b tanθ)², of the strong lines of a measured pattern."""
+    base = estimate(pattern.two_theta, pattern.intensity)
+    above = pattern.intensity - base
+    top = max(float(above.max()), 1e-12)
+    sigma = None if pattern.sigma is None else pattern.sigma / top
+    flat = replace(
+        pattern, intensity=above / top, sigma=sigma, background=base / top, prepared=True
+    )
+    return typical_fwhm(flat)
+
+
+def with_radiation(data: Data, radiation: Radiation) -> Data:
+    """The same data, measured with another beam."""
+    return replace(data, radiation=radiation)

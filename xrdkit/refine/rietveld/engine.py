@@ -1,0 +1,225 @@
+"""The built-in Rietveld engine: pattern and structure in, refined Fit out."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from xrdkit.crystal import to_structure
+from xrdkit.refine.rietveld.asymmetric import SYMPREC, AsymmetricUnit, asymmetric_unit
+from xrdkit.refine.rietveld.data import Data, observations, typical_widths
+from xrdkit.refine.rietveld.frame import make_frame
+from xrdkit.refine.rietveld.least_squares import state_of
+from xrdkit.refine.rietveld.restraints import Restraint
+from xrdkit.refine.rietveld.results import Esd, Outcome, fit_of
+from xrdkit.refine.rietveld.stages import (
+    Options,
+    automatic,
+    first_outcome,
+    run_stage,
+    shared_u,
+    stages_of,
+    weighted_r,
+)
+from xrdkit.refine.rietveld.start import first_table
+from xrdkit.refine.rietveld.table import Parameters
+from xrdkit.types import Candidate, Fit, Instrument, Pattern, Phase, Progress
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+TERMS = 6  # of the background, before their number is chosen
+BROAD, LORENTZ = 1.2, 0.4  # Gaussian and Lorentzian FWHM to start from, of the typical one
+Source = "Structure | str | Path | Fit | Candidate"
+
+
+def refine(
+    pattern: Pattern,
+    structure: "Structure | str | Path | Fit | Candidate | Parameters",
+    *,
+    phases: "Sequence[Structure | str | Path | Phase]" = (),
+    instrument: Instrument | None = None,
+    background: int | None = None,
+    texture: tuple[int, int, int] | Literal["auto"] | None = "auto",
+    displacement: str = "site",
+    occupancies: bool = False,
+    restraints: Sequence[Restraint] = (),
+    exclude: Sequence[tuple[float | int, float | int]] = (),
+    symprec: float = SYMPREC,
+    esd: Esd = "gof",
+    cycles: int = 40,
+) -> Fit:
+    """The Fit of ``refine_steps``, run to its end."""
+    steps = refine_steps(
+        pattern,
+        structure,
+        phases=phases,
+        instrument=instrument,
+        background=background,
+        texture=texture,
+        displacement=displacement,
+        occupancies=occupancies,
+        restraints=restraints,
+        exclude=exclude,
+        symprec=symprec,
+        esd=esd,
+        cycles=cycles,
+    )
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def refine_steps(
+    pattern: Pattern,
+    structure: "Structure | str | Path | Fit | Candidate | Parameters",
+    *,
+    phases: "Sequence[Structure | str | Path | Phase]" = (),
+    instrument: Instrument | None = None,
+    background: int | None = None,
+    texture: tuple[int, int, int] | Literal["auto"] | None = "auto",
+    displacement: str = "site",
+    occupancies: bool = False,
+    restraints: Sequence[Restraint] = (),
+    exclude: Sequence[tuple[float | int, float | int]] = (),
+    symprec: float = SYMPREC,
+    esd: Esd = "gof",
+    cycles: int = 40,
+) -> Iterator[Progress]:
+    """Refine structures against a pattern as measured; yield every cycle, return the Fit.
+
+    ``structure`` is a CIF, pymatgen Structure, Candidate or Fit, with further ``phases``
+    (those of a Fit come along); everything is then refined in stages, and a stage that
+    makes the fit worse is undone. Or it is a parameter table, that of an earlier fit
+    (``fit.table``) as edited: then exactly what it marks is refined, ``background`` to
+    ``occupancies`` being settled in it.
+
+    With ``instrument`` (``formats.read_instrument``) the profile stays as given, and size
+    and strain are refined; without, U V W X Y and asymmetry are. ``background`` is a number
+    of Chebyshev terms (None: by BIC), ``texture`` a March–Dollase axis, None, or "auto":
+    the likeliest of seven, where BIC asks for it. ``displacement`` says who has a U of its
+    own: "site", "element" or "overall". ``exclude`` are ranges of 2θ (°). ``esd``: "gof"
+    multiplies e.s.d.s by GOF where it is above one, "berar-lelann" by their factor,
+    "statistical" by nothing. Closing the generator stops it; the last Progress has the
+    state then reached.
+    """
+    started = time.monotonic()
+    data = observations(pattern, tuple(exclude))
+    options = Options(
+        instrument is not None,
+        background,
+        texture == "auto",
+        displacement,
+        occupancies,
+        tuple(restraints),
+        cycles,
+    )
+    if isinstance(structure, Parameters):
+        steps = _own_way(data, structure, options)
+    else:
+        if isinstance(structure, Fit) and data.radiation.kalpha2 is None:
+            data = replace(data, radiation=structure.radiation)
+        units = units_of(structure, phases, symprec)
+        profile = instrument or first_profile(pattern)
+        axis = None if texture == "auto" else texture
+        table = first_table(units, profile, background=background or TERMS, texture=axis)
+        if displacement != "site":
+            table = shared_u(table, displacement)
+        origin = getattr(structure, "origin", "") or f"{units[0].name}, refined"
+        steps = _stages(data, table, options, origin)
+    outcome = None
+    for name, done, total, found in steps:
+        outcome = found
+        yield Progress(
+            name,
+            done,
+            total,
+            fit_of(outcome, None),
+            f"R_wp {100 * weighted_r(outcome):.2f} %",
+            time.monotonic() - started,
+        )
+    return fit_of(outcome, esd)
+
+
+def _own_way(
+    data: Data, table: Parameters, options: Options
+) -> Iterator[tuple[str, int, int, Outcome]]:
+    """Cycles of exactly what a table marks."""
+    frame = make_frame(data, table)
+    refuse_unseen(frame)
+    outcome = Outcome(data, frame, table, state_of(frame, table, table.vector()))
+    if not table.free:
+        outcome = replace(outcome, state=replace(outcome.state, converged=True))
+        yield "as it stands", 0, 1, outcome
+        return
+    for n, found in enumerate(run_stage(outcome, table, options, options.cycles), 1):
+        yield "refinement", n, options.cycles, found
+
+
+def _stages(
+    data: Data, table: Parameters, options: Options, origin: str
+) -> Iterator[tuple[str, int, int, Outcome]]:
+    """Cycles of the automatic refinement."""
+    refuse_unseen(make_frame(data, table))
+    outcome = first_outcome(data, table, options, origin)
+    _refuse_unexplained(outcome)
+    names = [stage.name for stage in stages_of(table, data, options)]
+    total = len(names) + 2
+    yield names[0], 1, total, outcome
+    done = 1
+    for stage, found in automatic(outcome, options):
+        done = names.index(stage.name) + 1 if stage.name in names else max(done, 2)
+        yield stage.name, done, total, found
+
+
+def units_of(
+    structure: "Structure | str | Path | Fit | Candidate",
+    phases: "Sequence[Structure | str | Path | Phase]",
+    symprec: float,
+) -> tuple[AsymmetricUnit, ...]:
+    """The asymmetric units of the structure and of all other phases."""
+    known = structure.phases[1:] if isinstance(structure, Fit) else ()
+    found = [asymmetric_unit(structure, symprec=symprec)]
+    for phase in (*known, *phases):
+        name = phase.name if isinstance(phase, Phase) else ""
+        source = to_structure(phase.crystal) if isinstance(phase, Phase) else phase
+        found.append(asymmetric_unit(source, symprec=symprec, name=name))
+    return tuple(found)
+
+
+def first_profile(pattern: Pattern) -> Instrument:
+    """Widths somewhat above those of the pattern's lines, so that lines meet."""
+    width, slope = typical_widths(pattern)
+    middle = np.tan(np.radians(float(np.mean(pattern.two_theta[[0, -1]])) / 2))
+    fwhm = float(np.hypot(width, slope * middle))
+    return replace(
+        pattern.instrument,
+        u=0.0, v=0.0, w=(BROAD * fwhm) ** 2, x=LORENTZ * fwhm, y=0.0, asymmetry=0.0,
+    )  # fmt: skip
+
+
+def refuse_unseen(frame) -> None:
+    """Refuse structures without a reflection in the range of the data."""
+    x = frame.data.two_theta
+    for phase in frame.phases:
+        inside = (phase.bragg > x[0]) & (phase.bragg < x[-1])
+        if not inside.any():
+            raise ValueError(
+                f"{phase.unit.name} has no reflection between {x[0]:.1f} and {x[-1]:.1f}° "
+                f"at {frame.data.radiation.main:.4f} Å; check cell, wavelength and range"
+            )
+
+
+def _refuse_unexplained(outcome: Outcome) -> None:
+    """Refuse a structure whose scale is zero: where it has lines, the pattern has none."""
+    table = outcome.table.with_vector(outcome.state.values)
+    if table["scale"].value <= 0:
+        raise ValueError(
+            f"{table.units[0].name} explains nothing of the pattern: where it has lines "
+            "there is no intensity; check cell, wavelength and zero point"
+        )

@@ -1,0 +1,266 @@
+"""Distances and angles with their derivatives, bonds with e.s.d.s, bond-valence sums."""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit
+from xrdkit.refine.rietveld.metric import CELL, lattice_rows, metric, metric_derivatives
+from xrdkit.refine.rietveld.start import prefix_of
+from xrdkit.refine.rietveld.table import Parameters
+from xrdkit.types import Fit
+
+Values = Float[np.ndarray, " rows"]
+BONDED = 1.25  # of the sum of covalent radii: longest distance that counts as a bond
+VALENCE_REACH = 3.5  # Å; neighbours beyond add nothing to a bond-valence sum
+ANIONS = {
+    "O": -2,
+    "S": -2,
+    "Se": -2,
+    "Te": -2,
+    "N": -3,
+    "F": -1,
+    "Cl": -1,
+    "Br": -1,
+    "I": -1,
+}
+
+
+@dataclass(frozen=True)
+class Contact:
+    """Site ``i`` and the image R x + t of site ``j``."""
+
+    i: int
+    j: int
+    rotation: Int[np.ndarray, "3 3"]
+    translation: Float[np.ndarray, "3"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A distance (Å) or angle (°) between sites by label, with its e.s.d."""
+
+    atoms: tuple[str, ...]
+    value: float
+    esd: float
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{'–'.join(self.atoms)} {with_esd(self.value, self.esd)}"
+
+
+def with_esd(value: float, esd: float) -> str:
+    """A number with its e.s.d. in brackets as in CIF, 1.532(4), from 2 to 19."""
+    if not (np.isfinite(esd) and esd > 0):
+        return f"{value:.5g}"
+    places = max(int(np.ceil(np.log10(1.95 / esd))), 0)
+    return f"{value:.{places}f}({round(esd * 10**places)})"
+
+
+def coordinates(
+    table: Parameters, values: Values, phase: int
+) -> Float[np.ndarray, "sites 3"]:
+    """Fractional coordinates of the sites of a phase."""
+    return values[rows_of(table, phase)[1]]
+
+
+def rows_of(
+    table: Parameters, phase: int
+) -> tuple[Int[np.ndarray, "6"], Int[np.ndarray, "sites 3"]]:
+    """Rows of the cell and of the coordinates of a phase."""
+    prefix, unit = prefix_of(table.units, phase), table.units[phase]
+    cell = np.array([table.place(prefix + name) for name in CELL])
+    sites = [[table.place(f"{prefix}{k}:{s.label}") for k in "xyz"] for s in unit.sites]
+    return cell, np.array(sites, int).reshape(-1, 3)
+
+
+def contacts(table: Parameters, values: Values, phase: int, reach: float) -> list[Contact]:
+    """All neighbours of every site within ``reach`` (Å) that are on other places."""
+    unit, cell = table.units[phase], values[rows_of(table, phase)[0]]
+    frac, lattice = coordinates(table, values, phase), lattice_rows(cell)
+    spacing = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
+    box = np.ceil(reach / spacing).astype(int) + 1
+    shifts = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in box]), -1).reshape(-1, 3)
+    found = []
+    for j, site in enumerate(unit.sites):
+        images, first = _images(unit, frac[j])
+        for i, other in enumerate(unit.sites):
+            apart = images - frac[i]
+            whole = np.rint(apart)
+            delta = (apart - whole)[:, None] + shifts
+            d2 = ((delta @ lattice) ** 2).sum(-1)
+            low = 1e-4 if other.place != site.place else 0.05
+            for image, shift in np.argwhere((d2 < reach**2) & (d2 > low)):
+                translation = unit.translations[first[image]] + shifts[shift] - whole[image]
+                rotation = unit.rotations[first[image]]
+                found.append(Contact(i, j, rotation, translation))
+    return found
+
+
+def _images(
+    unit: AsymmetricUnit, frac: Float[np.ndarray, "3"]
+) -> tuple[Float[np.ndarray, "places 3"], Int[np.ndarray, " places"]]:
+    """Distinct images of a place and the first operation that gives each."""
+    images = unit.rotations @ frac + unit.translations
+    apart = images[:, None] - images
+    same = (np.abs(apart - np.rint(apart)) < 1e-3).all(-1).argmax(1)
+    first = np.unique(same)
+    return images[first], first
+
+
+def distance(
+    table: Parameters, values: Values, phase: int, contact: Contact
+) -> tuple[float, Values]:
+    """Length of a contact in Å and its derivatives by row."""
+    vector, rows = _vector(table, values, phase, contact)
+    cell_rows = rows_of(table, phase)[0]
+    g = metric(values[cell_rows])
+    length = float(np.sqrt(vector @ g @ vector))
+    slope = rows.T @ (g @ vector) / length
+    by_cell = np.einsum("i,kij,j->k", vector, metric_derivatives(values[cell_rows]), vector)
+    slope[cell_rows] += by_cell / (2 * length)
+    return length, slope
+
+
+def angle(
+    table: Parameters, values: Values, phase: int, one: Contact, other: Contact
+) -> tuple[float, Values]:
+    """Angle (°) between two contacts of one site, and its derivatives by row."""
+    (u, u_rows), (v, v_rows) = (_vector(table, values, phase, c) for c in (one, other))
+    cell_rows = rows_of(table, phase)[0]
+    g, slopes = metric(values[cell_rows]), metric_derivatives(values[cell_rows])
+    uu, vv, uv = u @ g @ u, v @ g @ v, u @ g @ v
+    cosine = float(np.clip(uv / np.sqrt(uu * vv), -1, 1))
+    by_u = g @ (v - u * uv / uu) / np.sqrt(uu * vv)
+    by_v = g @ (u - v * uv / vv) / np.sqrt(uu * vv)
+    slope = u_rows.T @ by_u + v_rows.T @ by_v
+    metric_part = np.einsum("i,kij,j->k", u, slopes, v) / np.sqrt(uu * vv)
+    metric_part -= cosine / 2 * np.einsum("i,kij,j->k", u, slopes, u) / uu
+    metric_part -= cosine / 2 * np.einsum("i,kij,j->k", v, slopes, v) / vv
+    slope[cell_rows] += metric_part
+    sine = max(np.sqrt(1 - cosine**2), 1e-6)
+    return float(np.degrees(np.arccos(cosine))), -np.degrees(slope / sine)
+
+
+def _vector(
+    table: Parameters, values: Values, phase: int, contact: Contact
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 rows"]]:
+    """Fractional vector of a contact and its derivatives by row."""
+    places = rows_of(table, phase)[1]
+    i, j = places[contact.i], places[contact.j]
+    vector = contact.rotation @ values[j] + contact.translation - values[i]
+    rows = np.zeros((3, len(values)))
+    rows[:, j] += contact.rotation
+    rows[:, i] -= np.eye(3)
+    return vector, rows
+
+
+def bonds(
+    table: Parameters,
+    values: Values,
+    covariance: Float[np.ndarray, "rows rows"],
+    phase: int,
+) -> tuple[list[Measure], list[Measure]]:
+    """Bond lengths (Å) and angles (°) of a phase with e.s.d.s; equal ones counted once."""
+    unit = table.units[phase]
+    radii = np.array([element_radius(site.element) for site in unit.sites])
+    reach = BONDED * 2 * radii.max(initial=0.5)
+    lengths: dict[tuple, list] = {}
+    angles: dict[tuple, list] = {}
+    near: dict[int, list[Contact]] = {}
+    for contact in contacts(table, values, phase, reach):
+        length, slope = distance(table, values, phase, contact)
+        if length <= BONDED * (radii[contact.i] + radii[contact.j]):
+            near.setdefault(contact.i, []).append(contact)
+            names = (unit.sites[contact.i].label, unit.sites[contact.j].label)
+            _collect(lengths, names, length, slope, covariance)
+    for i, around in near.items():
+        for one, other in combinations(around[:24], 2):
+            value, slope = angle(table, values, phase, one, other)
+            ends = (unit.sites[one.j].label, unit.sites[other.j].label)
+            names = (min(ends), unit.sites[i].label, max(ends))
+            _collect(angles, names, value, slope, covariance)
+    return _measures(lengths), _measures(angles)
+
+
+def _collect(
+    found: dict[tuple, list],
+    names: tuple[str, ...],
+    value: float,
+    slope: Values,
+    covariance: Float[np.ndarray, "rows rows"],
+) -> None:
+    """Count a measure; those that differ by rounding alone are one."""
+    entry = found.setdefault((names, round(value, 4)), [value, 0.0, 0])
+    if not entry[2]:
+        entry[1] = float(np.sqrt(max(slope @ covariance @ slope, 0)))
+    entry[2] += 1
+
+
+def _measures(found: dict[tuple, list]) -> list[Measure]:
+    return [Measure(names, v, e, n) for (names, _), (v, e, n) in sorted(found.items())]
+
+
+def element_radius(element: str) -> float:
+    """Covalent radius in Å (Cordero et al., Dalton Trans. 2832 (2008))."""
+    import gemmi
+
+    return float(gemmi.Element(element).covalent_r)
+
+
+def valence_sums(table: Parameters, values: Values, phase: int) -> dict[str, float]:
+    """Bond-valence sum Σ exp((R0 - d) / 0.37) of every site, by label.
+
+    R0 for pairs of elements from O'Keeffe and Brese's radii and electronegativities, J. Am.
+    Chem. Soc. 113, 3226 (1991), as pymatgen tabulates them; only bonds between an anion of
+    groups 15–17 and something less electronegative count.
+    """
+    unit = table.units[phase]
+    sums = {site.label: 0.0 for site in unit.sites}
+    for contact in contacts(table, values, phase, VALENCE_REACH):
+        one, other = unit.sites[contact.i], unit.sites[contact.j]
+        r0 = valence_radius(one.element, other.element)
+        if r0 is not None:
+            length = distance(table, values, phase, contact)[0]
+            sums[one.label] += other.occupancy * float(np.exp((r0 - length) / 0.37))
+    return sums
+
+
+@cache
+def valence_radius(one: str, other: str) -> float | None:
+    """R0 (Å) of a bond between a cation and an anion, None for other pairs."""
+    from pymatgen.analysis.bond_valence import BV_PARAMS
+    from pymatgen.core import Element
+
+    a, b = Element(one), Element(other)
+    anions = [e for e in (a, b) if e.symbol in ANIONS]
+    if a not in BV_PARAMS or b not in BV_PARAMS or not anions or one == other:
+        return None
+    if len(anions) == 2 and abs(a.X - b.X) < 0.4:
+        return None
+    (r1, c1), (r2, c2) = ((BV_PARAMS[e]["r"], BV_PARAMS[e]["c"]) for e in (a, b))
+    return r1 + r2 - r1 * r2 * (np.sqrt(c1) - np.sqrt(c2)) ** 2 / (c1 * r1 + c2 * r2)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Bond lengths (Å), angles (°) and bond-valence sums of a phase."""
+
+    bonds: tuple[Measure, ...]
+    angles: tuple[Measure, ...]
+    valences: dict[str, float]
+
+
+def geometry(fit: Fit, phase: int = 0) -> Geometry:
+    """Bonds, angles with e.s.d.s and valence sums of a refined phase, by site label."""
+    if fit.table is None or fit.covariance is None:
+        raise ValueError(
+            f"engine '{fit.engine}' left no covariance; refine with xrdkit.refine.rietveld"
+        )
+    values = fit.table.vector()
+    lengths, angles = bonds(fit.table, values, fit.covariance, phase)
+    sums = valence_sums(fit.table, values, phase)
+    return Geometry(tuple(lengths), tuple(angles), sums)
