@@ -9,6 +9,7 @@ import pytest
 from pymatgen.analysis.diffraction.xrd import XRDCalculator
 from pymatgen.core import Lattice, Structure
 
+from xrdkit.crystal import read_cif
 from xrdkit.metrics import r_wp
 from xrdkit.pattern import prepare, read, write
 from xrdkit.refine.rietveld import Restraint, geometry, pawley, refine, refine_steps
@@ -38,7 +39,7 @@ def rutile(x=0.305, a=4.594, c=2.959):
 def quartz():
     return Structure.from_spacegroup(
         "P3_221", Lattice.hexagonal(4.913, 5.405), ["Si", "O"],
-        [[0.4697, 0, 0], [0.4135, 0.2669, 0.1191]],
+        [[0.4697, 0, 2 / 3], [0.4135, 0.2669, 0.7858]],
     )  # fmt: skip
 
 
@@ -289,7 +290,7 @@ def test_one_site_holds_the_origin_of_polar_groups(number):
         number,
         Lattice.from_parameters(*cell),
         ["Pb", "O"],
-        [[0.1, 0.23, 0.3], [0.3, 0.1, 0.7]],
+        [[0.1, 0.23, 0.3], [0.4, 0.15, 0.7]],
     )
     unit = asymmetric_unit(structure)
     table = first_table((unit,), PROFILE, background=1)
@@ -310,7 +311,7 @@ def test_a_cif_keeps_its_own_space_group_in_another_setting(tmp_path):
     unit = asymmetric_unit(path)
     assert (unit.space_group, unit.symbol) == (14, "P2_1/c")
     lines = XRDCalculator(CU.main).get_pattern(
-        Structure.from_file(path), two_theta_range=(10, 40)
+        read_cif(str(path)), two_theta_range=(10, 40)
     )
     table = first_table((unit,), PROFILE, background=1)
     bragg = make_frame(observations(points(10, 40)), table).phases[0].bragg
@@ -398,7 +399,7 @@ def test_with_the_instrument_given_size_and_strain_mean_something():
 
 
 def test_gaussian_widths_stay_positive_over_the_whole_range():
-    pattern, _ = simulated(rutile(), seed=8, high=140, u=-0.0003, v=0.0002, w=0.004)
+    pattern, _ = simulated(rutile(), seed=8, high=140, U=-0.0003, V=0.0002, W=0.004)
     fit = refine(pattern, rutile())
     frame = make_frame(observations(pattern), fit.table)
     assert narrowest(frame, fit.table, fit.table.vector())[1] > -1e-6
@@ -459,7 +460,7 @@ def test_a_table_is_edited_rerun_and_undone(example):
     assert fit.table.from_frame(frame)["zero"].refine
     assert "<table>" in table._repr_html_()
     assert "x:O1" in table._repr_html_()
-    assert "y:O1" not in table._repr_html_(), "what symmetry fixes is not shown"
+    assert ">y:O1<" not in table._repr_html_(), "what symmetry fixes is not shown"
 
 
 def test_ties_are_sums_and_anything_else_is_refused():
@@ -537,11 +538,11 @@ def test_pawley_finds_the_cell_and_a_floor_for_r_wp(example):
 def test_what_cannot_be_refined_is_said(tmp_path):
     pattern, _ = simulated(rutile(), seed=19, high=70)
     small = Structure(Lattice.cubic(1.2), ["H"], [[0, 0, 0]])
-    heavy = Structure(Lattice.cubic(4), ["Og"], [[0, 0, 0]])
+    heavy = Structure(Lattice.cubic(4), ["Es"], [[0, 0, 0]])
     close = Structure(Lattice.cubic(5), ["Ti", "O"], [[0, 0, 0], [0.02, 0.03, 0.03]])
     full = Structure(Lattice.cubic(5), ["Ti", "O"], [[0, 0, 0], [0.001, 0, 0]])
     for structure, message in (
-        (small, "no reflection"), (heavy, "Og"), (close, "apart"), (full, "sum to 2"),
+        (small, "no reflection"), (heavy, "Es"), (close, "apart"), (full, "sum to 2"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             refine(pattern, structure)
@@ -651,9 +652,9 @@ def test_instrument_files_are_read_within_bounds(tmp_path):
     for content, message in (
         (text.replace("PXC", "PNT"), "only PXC"), ("hello\n", "no instrument file"),
         (text.replace("U:1", "U:abc"), "number is needed"), ("x" * 200_000, "at most"),
-        (text.replace("U:1", "U:nan"), "not finite"), ("INS   HTYPE   PNCR\n", "only PXC"),
-        ("INS   HTYPE   PXCR\n", "no wavelengths"),
-        ("INS   HTYPE   PXCR\nINS  1 ICONS 1.5 0 0 0 0.5\nINS  1PRCF1 4 8 0\n", "function 4"),
+        (text.replace("U:1", "U:nan"), "not finite"), ("INS   HTYPE PNCR\n", "only PXC"),
+        ("INS   HTYPE PXCR\n", "no wavelengths"),
+        ("INS   HTYPE PXCR\nINS  1 ICONS 1 0 0 0 0.5\nINS  1PRCF1 4 8 0\n", "function 4"),
     ):  # fmt: skip
         path.write_text(content)
         with pytest.raises(ValueError, match=message):
