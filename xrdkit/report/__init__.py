@@ -1,6 +1,7 @@
 """A Solution for people and programs: tables, CIF, HTML, inputs of Rietveld programs."""
 
 from xrdkit.files import check_file, write_whole
+from xrdkit.report.cells import overlay, write_cells_html
 from xrdkit.report.cif import cif_text, write_cif
 from xrdkit.report.fullprof import write_fullprof
 from xrdkit.report.html import write_html
@@ -19,10 +20,12 @@ __all__ = [
     "check_file",
     "check_output",
     "cif_text",
+    "overlay",
     "results_of",
     "solution_rows",
     "solution_text",
     "text_table",
+    "write_cells_html",
     "write_cif",
     "write_cifs",
     "write_csv",

@@ -30,7 +30,8 @@ def drawing(
     x, y = two_theta[keep], observed[keep]
     width, height = size
     bottom = height - 26
-    floor = bottom - (0 if calculated is None else MARK + 60)
+    below = (MARK if len(lines) else 0) + (0 if calculated is None else 60)
+    floor = bottom - below
     both = np.concatenate([y] if calculated is None else [y, calculated])
     low, top = float(both.min()), float(both.max())
     across = (width - 2 * LEFT) / float(np.ptp(x) or 1)
@@ -48,9 +49,10 @@ def drawing(
         middle = bottom - 30 + float(rest.max() + rest.min()) / 2 * unit
         parts += [
             _polyline(place(model - low, floor, up), "calculated"),
-            _marks([(angle - x[0]) * across + LEFT for angle in lines], floor + 5),
             _polyline(place(rest, middle, unit), "difference"),
         ]
+    if len(lines):
+        parts.append(_marks([(angle - x[0]) * across + LEFT for angle in lines], floor + 5))
     parts += _scale(float(x[0]), across, bottom, width)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
