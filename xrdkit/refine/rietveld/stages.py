@@ -142,7 +142,7 @@ def _linear(data: Data, table: Parameters, origin: str) -> Outcome:
     """Scale and background, in which the profile is linear."""
     frame = make_frame(data, table)
     state = state_of(frame, table, table.vector())
-    for found in minimise(frame, table, cycles=4):
+    for found in minimise(frame, table, cycles=2):
         state = found
     return Outcome(data, frame, table, state, origin)
 
