@@ -1,7 +1,16 @@
 """Full-profile refinement (Rietveld) with analytic derivatives, table, stages, e.s.d.s."""
 
 from xrdkit.refine.rietveld.engine import refine, refine_steps
+from xrdkit.refine.rietveld.pawley import pawley, pawley_steps
 from xrdkit.refine.rietveld.restraints import Restraint
 from xrdkit.refine.rietveld.table import Parameter, Parameters
 
-__all__ = ["Parameter", "Parameters", "Restraint", "refine", "refine_steps"]
+__all__ = [
+    "Parameter",
+    "Parameters",
+    "Restraint",
+    "pawley",
+    "pawley_steps",
+    "refine",
+    "refine_steps",
+]

@@ -49,12 +49,14 @@ def site_values(table: Parameters, phase: int, kind: str) -> Float[np.ndarray, "
 
 
 def structure_of(table: Parameters, phase: int) -> "Structure":
-    """The conventional cell; sites have ``label`` and ``u_iso``, species of one are joined."""
+    """The conventional cell; sites have ``label`` and ``u_iso``, species of one joined."""
     from pymatgen.core import Structure
 
     unit = table.units[phase]
     owner, frac = atoms_of(table, phase)
     u, occupancy = (site_values(table, phase, k) for k in ("u", "occupancy"))
+    if not unit.sites:
+        return Structure(lattice_of(table, phase), [], [])
     species, places, labels, displacements = [], [], [], []
     for first in sorted({site.place for site in unit.sites}):
         rows = [i for i, site in enumerate(unit.sites) if site.place == first]

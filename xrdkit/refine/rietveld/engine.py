@@ -125,7 +125,7 @@ def refine_steps(
         if isinstance(structure, Fit) and data.radiation.kalpha2 is None:
             data = replace(data, radiation=structure.radiation)
         units = units_of(structure, phases, symprec)
-        profile = instrument or _first_profile(pattern)
+        profile = instrument or first_profile(pattern)
         table = first_table(units, profile, background=background or TERMS, texture=texture)
         if displacement != "site":
             table = shared_u(table, displacement)
@@ -191,7 +191,7 @@ def units_of(
     return tuple(found)
 
 
-def _first_profile(pattern: Pattern) -> Instrument:
+def first_profile(pattern: Pattern) -> Instrument:
     """Widths somewhat above those of the pattern's lines, so that lines meet."""
     width, slope = typical_fwhm(prepare(pattern))
     middle = np.tan(np.radians(float(np.mean(pattern.two_theta[[0, -1]])) / 2))

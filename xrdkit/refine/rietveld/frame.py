@@ -42,7 +42,7 @@ class PhaseFrame:
     cell: Places
     sites: Int[np.ndarray, "sites 5"]  # rows of x, y, z, u, occupancy
     scale: int
-    intensities: Places
+    intensities: Places  # rows by reflection, -1 where one of the same angle has it
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,20 @@ def _phase(data: Data, table: Parameters, i: int) -> PhaseFrame:
         atoms = scatterers(unit, hkl, q, beam.main)
         names = [[f"{prefix}{k}:{s.label}" for k in SITE] for s in unit.sites]
         sites = np.array([[place(name) for name in row] for row in names])
-    wanted = range(0 if unit.sites else len(hkl))
-    intensities = np.array([place(f"intensity:{k}") for k in wanted], int)
+    wanted = hkl[:0] if unit.sites else hkl
+    named = [intensity_name(index) for index in wanted]
+    intensities = np.array([place(n) if n in table else -1 for n in named], int)
     texture = table.texture if i == 0 else None
     alignment = None if texture is None else _alignment(unit, hkl, cell, texture)
     return PhaseFrame(
         unit, prefix, hkl, multiplicity, reflection, wavelength, bragg, factor, alignment,
         atoms, cell_rows, sites, place(f"{prefix}scale"), intensities,
     )  # fmt: skip
+
+
+def intensity_name(hkl: Int[np.ndarray, "3"]) -> str:
+    """The name of the intensity of a reflection in a Pawley fit."""
+    return f"intensity:{','.join(str(int(index)) for index in hkl)}"
 
 
 def _factor(data: Data, sine: Lines, bragg: Lines) -> Lines:

@@ -77,7 +77,7 @@ def rows_of(
 
 
 def contacts(table: Parameters, values: Values, phase: int, reach: float) -> list[Contact]:
-    """All neighbours of every site within ``reach`` (Å), species on the same place aside."""
+    """All neighbours of every site within ``reach`` (Å) that are on other places."""
     unit, cell = table.units[phase], values[rows_of(table, phase)[0]]
     frac, lattice = coordinates(table, values, phase), lattice_rows(cell)
     spacing = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)

@@ -125,7 +125,8 @@ def _areas(
     texture, texture_slope = _texture(phase, table, values)
     transmission, transmission_slopes = _transmission(phase, table, values)
     if phase.atoms is None:
-        square, slopes = values[phase.intensities], None
+        square = np.where(phase.intensities < 0, 0.0, values[phase.intensities])
+        slopes = None
     else:
         x, y, z, u, occupancy = values[phase.sites].T
         moving = wanted is not None and bool(wanted[phase.sites].any())
@@ -147,7 +148,7 @@ def _areas(
                 if wanted[row]:
                     found[int(row)] = scale * unit * part[line]
     for k, row in enumerate(phase.intensities):
-        if wanted[row]:
+        if row >= 0 and wanted[row]:
             found[int(row)] = np.where(line == k, scale * unit, 0.0)
     return areas, square, found
 

@@ -1,4 +1,4 @@
-"""The automatic refinement: what is freed in which order, and undone if it does not help."""
+"""The automatic refinement: what is freed when, and undone if it does not help."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -159,7 +159,7 @@ def automatic(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outco
         for found in run_stage(outcome, table, options, stage.cycles):
             outcome = found
             yield stage, outcome
-        outcome = _accepted(before, outcome, stage)
+        outcome = accepted(before, outcome, stage)
         if stage.name == "displacement parameters":
             outcome = yield from _shared_displacements(before, outcome, stage, options)
     outcome = yield from _pruned(outcome, options)
@@ -174,8 +174,8 @@ def automatic(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outco
             break
 
 
-def _accepted(before: Outcome, after: Outcome, stage: Stage) -> Outcome:
-    """The outcome of a stage, or what was before it where it did harm."""
+def accepted(before: Outcome, after: Outcome, stage: Stage) -> Outcome:
+    """The outcome of a stage, or what was before it, with a note, where it did harm."""
     old, new = weighted_r(before), weighted_r(after)
     close = []
     if stage.name == "coordinates":

@@ -28,18 +28,17 @@ def first_table(
     *,
     background: int,
     texture: tuple[int, int, int] | None = None,
-    lines: tuple[int, ...] = (),
+    intensities: tuple[str, ...] = (),
 ) -> Parameters:
     """The table before anything is refined, of ``background`` Chebyshev terms.
 
-    A unit without sites has ``lines`` intensities instead (Pawley), so many in each unit.
+    A unit without sites has ``intensities`` instead (Pawley), by these names.
     """
     rows = [Parameter(f"background:{i}", 0.0) for i in range(background)]
     rows += _instrument_rows(instrument)
     for i, unit in enumerate(units):
         rows += _phase_rows(unit, prefix_of(units, i), texture if i == 0 else None)
-        if not unit.sites:
-            rows += [Parameter(f"intensity:{k}", 0.0, low=0.0) for k in range(lines[i])]
+    rows += [Parameter(name, 0.0, low=0.0) for name in intensities]
     table = Parameters(tuple(rows), units, texture)
     matrix, constant = table.ties()
     return table.with_vector(matrix @ table.vector() + constant)

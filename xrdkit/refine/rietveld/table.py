@@ -22,9 +22,7 @@ from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit
 if TYPE_CHECKING:
     import pandas as pd
 
-TERM = re.compile(
-    r"\s*([+-]?)\s*(?:(\d+\.?\d*(?:e[+-]?\d+)?)\s*\*?\s*)?([^\s*+]*[^\s*+-])?", re.I
-)
+TERM = re.compile(r"\s*([+-]?)\s*(?:(\d+\.?\d*(?:e[+-]?\d+)?)\s*\*?\s*)?([^\s*+-]+)?", re.I)
 LONGEST = 200  # characters of a tie
 DEEPEST = 10  # ties that follow ties
 STEPS = 50  # tables that are remembered

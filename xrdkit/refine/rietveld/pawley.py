@@ -1,0 +1,193 @@
+"""Pawley fit: cell and profile without a structure, every line's intensity by itself.
+
+Its R_wp is the floor for any structure in this cell and space group, and it judges a cell.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from xrdkit.background import estimate
+from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit, cell_only
+from xrdkit.refine.rietveld.data import Data, observations
+from xrdkit.refine.rietveld.engine import TERMS, first_profile, refuse_unseen
+from xrdkit.refine.rietveld.frame import Frame, intensity_name, make_frame, unit_reflections
+from xrdkit.refine.rietveld.least_squares import state_of
+from xrdkit.refine.rietveld.metric import inverse_d_squared, possible
+from xrdkit.refine.rietveld.results import Esd, Outcome, fit_of, partition
+from xrdkit.refine.rietveld.stages import (
+    Options,
+    Stage,
+    accepted,
+    freed,
+    run_stage,
+    settled,
+    stages_of,
+    weighted_r,
+)
+from xrdkit.refine.rietveld.start import first_table
+from xrdkit.refine.rietveld.table import Parameters, kind_of
+from xrdkit.refine.rietveld.terms import chosen_terms, with_terms
+from xrdkit.space_group import space_group_number
+from xrdkit.types import Fit, Instrument, Pattern, Progress
+
+ROUNDS = 6  # of Le Bail's partition and two cycles, in each stage
+TOGETHER = 0.1  # FWHM; lines closer than that have one intensity
+MOST_LINES = 1500  # intensities that are refined; more are only partitioned (Le Bail)
+
+
+def pawley(
+    pattern: Pattern,
+    cell: Sequence[float],
+    space_group: int | str,
+    *,
+    instrument: Instrument | None = None,
+    background: int | None = None,
+    exclude: Sequence[tuple[float, float]] = (),
+    esd: Esd = "gof",
+    cycles: int = 15,
+) -> Fit:
+    """The Fit of ``pawley_steps``, run to its end; its structure has no atoms."""
+    steps = pawley_steps(
+        pattern,
+        cell,
+        space_group,
+        instrument=instrument,
+        background=background,
+        exclude=exclude,
+        esd=esd,
+        cycles=cycles,
+    )
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def pawley_steps(
+    pattern: Pattern,
+    cell: Sequence[float],
+    space_group: int | str,
+    *,
+    instrument: Instrument | None = None,
+    background: int | None = None,
+    exclude: Sequence[tuple[float, float]] = (),
+    esd: Esd = "gof",
+    cycles: int = 15,
+) -> Iterator[Progress]:
+    """Fit a cell (a, b, c in Å, α, β, γ in °, reference setting) and profile; yield cycles.
+
+    Intensities start from Le Bail's partition and are then refined with all else, none
+    below zero (Pawley, J. Appl. Cryst. 14, 357 (1981); Le Bail et al., Mater. Res. Bull.
+    23, 447 (1988)). Lines that coincide share one.
+    """
+    started = time.monotonic()
+    data = observations(pattern, tuple(exclude))
+    options = Options(instrument is not None, background, cycles=cycles)
+    unit = _checked(cell, space_group)
+    profile = instrument or first_profile(pattern)
+    table = _first_table(data, unit, profile, background or TERMS)
+    refuse_unseen(make_frame(data, table))
+    table = _with_background(table, data)
+    outcome = None
+    for name, done, total, found in _stages(data, table, options):
+        outcome = found
+        message = f"R_wp {100 * weighted_r(outcome):.2f} %"
+        seconds = time.monotonic() - started
+        yield Progress(name, done, total, fit_of(outcome, None), message, seconds)
+    return fit_of(outcome, esd)
+
+
+def _checked(cell: Sequence[float], space_group: int | str) -> AsymmetricUnit:
+    """A cell with its space group, if it is one."""
+    values = np.array([float(value) for value in cell])
+    if len(values) != 6 or not possible(values):
+        raise ValueError(f"cell {tuple(cell)} is none; give a, b, c in Å and α, β, γ in °")
+    number = space_group_number(space_group)
+    return cell_only(tuple(values.tolist()), number, f"cell in {space_group}")
+
+
+def _first_table(
+    data: Data, unit: AsymmetricUnit, profile: Instrument, terms: int
+) -> Parameters:
+    """The table with one intensity for each set of lines that cannot be told apart."""
+    hkl, _ = unit_reflections(unit, np.array(unit.cell), data)
+    q = np.sqrt(inverse_d_squared(hkl, np.array(unit.cell))[0])
+    sine = np.minimum(q * data.radiation.main / 2, 1)
+    place = 2 * np.degrees(np.arcsin(sine))
+    apart = TOGETHER * np.sqrt(max(profile.w, 1e-6))
+    first = np.concatenate([[True], np.diff(place) > apart])
+    names = tuple(intensity_name(index) for index in hkl[first])
+    return first_table((unit,), profile, background=terms, intensities=names)
+
+
+def _with_background(table: Parameters, data: Data) -> Parameters:
+    """The table with its background fitted to a smooth one, and all lines alike."""
+    frame = make_frame(data, table)
+    base = estimate(data.two_theta, data.intensity)
+    terms = np.linalg.lstsq(frame.chebyshev, base, rcond=None)[0]
+    start = {f"background:{i}": float(value) for i, value in enumerate(terms)}
+    start |= {name: 1.0 for name in table.names if kind_of(name) == "intensity"}
+    rows = tuple(replace(r, value=start.get(r.name, r.value)) for r in table.rows)
+    return replace(table, rows=rows)
+
+
+def _stages(
+    data: Data, table: Parameters, options: Options
+) -> Iterator[tuple[str, int, int, Outcome]]:
+    """Cycles of all stages: Le Bail between cycles, then Pawley."""
+    frame = make_frame(data, table)
+    table = le_bail(data, frame, table, 5)
+    origin = table.units[0].name
+    outcome = Outcome(data, frame, table, state_of(frame, table, table.vector()), origin)
+    cell, *others = stages_of(table, data, options)[1:]
+    stages = (cell, Stage("background", ("background",)), *others)
+    for done, stage in enumerate(stages, 1):
+        before, table = outcome, settled(outcome)
+        if done == len(stages) and options.terms is None:
+            table = with_terms(table, chosen_terms(data, outcome.state))
+        table = freed(table, stage)
+        for _ in range(ROUNDS):
+            start = weighted_r(outcome)
+            for found in run_stage(outcome, table, options, 2):
+                outcome = found
+                yield stage.name, done, len(stages) + 1, outcome
+            table = le_bail(data, outcome.frame, settled(outcome), 3)
+            if abs(weighted_r(outcome) / start - 1) < 1e-3:
+                break
+        outcome = accepted(before, outcome, stage)
+    if sum(kind_of(name) == "intensity" for name in table.names) <= MOST_LINES:
+        table = freed(settled(outcome), Stage("intensities", ("intensity",)))
+        for found in run_stage(outcome, table, options, options.cycles):
+            outcome = found
+            yield "intensities", len(stages) + 1, len(stages) + 1, outcome
+
+
+def le_bail(data: Data, frame: Frame, table: Parameters, rounds: int) -> Parameters:
+    """The table with intensities by Le Bail's partition, profile and background as is."""
+    for _ in range(rounds):
+        state = state_of(frame, table, table.vector())
+        observed, calculated = partition(data, state.evaluation, 0)
+        phase = frame.phases[0]
+        count = len(phase.hkl)
+        above = np.bincount(phase.reflection, np.maximum(observed, 0), count)
+        below = np.bincount(phase.reflection, calculated, count)
+        ratio = np.divide(above, below, out=np.ones(count), where=below > 0)
+        table = _scaled(table, phase.intensities, ratio)
+    return table
+
+
+def _scaled(
+    table: Parameters,
+    places: Int[np.ndarray, " reflections"],
+    ratio: Float[np.ndarray, " reflections"],
+) -> Parameters:
+    rows = list(table.rows)
+    for place, factor in zip(places, ratio, strict=True):
+        if place >= 0:
+            rows[place] = replace(rows[place], value=rows[place].value * float(factor))
+    return replace(table, rows=tuple(rows))
