@@ -155,7 +155,7 @@ def _phase(value: Phase) -> str:
 @html_of.register
 def _fit(value: Fit) -> str:
     setting = settings_of(value)[0]
-    marks = [angle for angle, _ in lines_of(setting, value)]
+    marks = [[angle for angle, _ in lines_of(setting, value)]]
     formula = formula_html(value.structure.composition.reduced_formula)
     return drawing(
         value.two_theta, value.observed, value.calculated, marks, size=SMALL, points=800
