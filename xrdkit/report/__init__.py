@@ -1,9 +1,11 @@
-"""A Solution for people and programs: tables, CIF, HTML, inputs of Rietveld programs."""
+"""Solutions and refinements for people and programs: tables, CIF, HTML, inputs."""
 
 from xrdkit.files import check_file, write_whole
 from xrdkit.report.cif import cif_text, write_cif
 from xrdkit.report.fullprof import write_fullprof
 from xrdkit.report.html import write_html
+from xrdkit.report.refined import parameter_rows, refinement_text, write_parameters
+from xrdkit.report.refinement import write_refinement
 from xrdkit.report.results import check_output, results_of, write_cifs, write_solution
 from xrdkit.report.tables import (
     cells_text,
@@ -19,6 +21,8 @@ __all__ = [
     "check_file",
     "check_output",
     "cif_text",
+    "parameter_rows",
+    "refinement_text",
     "results_of",
     "solution_rows",
     "solution_text",
@@ -28,6 +32,8 @@ __all__ = [
     "write_csv",
     "write_fullprof",
     "write_html",
+    "write_parameters",
+    "write_refinement",
     "write_solution",
     "write_topas",
     "write_whole",

@@ -58,10 +58,19 @@ def curves_of(fits: Sequence[Fit], pattern: Pattern | None = None) -> Curves:
 def _refined_curves(fit: Fit) -> Curves:
     """A refinement on the scale of its data, with its background."""
     keep = thinned(fit.observed, fit.calculated)
-    unit = "intensity as measured" if fit.sigma is None else "counts"
+    unit = "counts" if counted(fit) else "intensity as measured"
     curves = (fit.two_theta, fit.observed, fit.calculated, smooth_background(fit))
     x, observed, calculated, base = (curve[keep] for curve in curves)
     return Curves(x, observed, (calculated,), unit, base)
+
+
+def counted(fit: Fit) -> bool:
+    """Whether the data of a refinement are counts whose variance is their number."""
+    if fit.sigma is None:
+        return False
+    y, seen = fit.observed, fit.sigma > 0
+    whole = (y == np.round(y)).all()
+    return bool(whole and np.allclose(fit.sigma[seen] ** 2, np.maximum(y[seen], 1)))
 
 
 def smooth_background(fit: Fit) -> Curve:

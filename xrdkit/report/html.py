@@ -177,7 +177,7 @@ def figure(
         "ordinate": curves.unit,
     }
     keys = [("observed", "observed"), ("calculated", "calculated")]
-    keys += [("muted", "background")] if curves.background is not None else []
+    keys += [("base", "background")] if curves.background is not None else []
     keys += [(ROWS[i % len(ROWS)], name) for i, (name, _) in enumerate(marks[0])]
     keys += [("difference", "observed − calculated")]
     return (

@@ -26,6 +26,7 @@ def counts_html(counts: dict[str, float]) -> str:
 
 def symbol_html(symbol: str) -> str:
     """A Hermann–Mauguin symbol with letters slanted, screw axes below, bars over."""
+    symbol = re.sub(r"(?<= )([2346])([1-5])", r"\1_\2", symbol)
     text = re.sub(r"([A-Za-z])", r"<i>\1</i>", escape(symbol.replace(" ", "")))
     text = re.sub(r"_(\d)", r"<sub>\1</sub>", text)
     return re.sub(r"-(\d)", "\\1\u0305", text)

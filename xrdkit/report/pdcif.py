@@ -15,7 +15,7 @@ from xrdkit.refine.rietveld.geometry import with_esd
 from xrdkit.refine.rietveld.results import Esd
 from xrdkit.refine.rietveld.start import prefix_of
 from xrdkit.report.cif_words import plain
-from xrdkit.report.curves import gaps, smooth_background
+from xrdkit.report.curves import counted, gaps, smooth_background
 from xrdkit.types import Fit
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def profile_loop(block: "cif.Block", fit: Fit) -> None:
             "_pd_proc_intensity_bkg_calc": _column(fit.background),
         }
     else:
-        kind = "counts" if _counted(fit) else "intensity"
+        kind = "counts" if counted(fit) else "intensity"
         columns = {
             "_pd_meas_2theta_scan": _column(fit.two_theta, ".5f"),
             f"_pd_meas_{kind}_total": _column(fit.observed, ".10g"),
@@ -199,12 +199,3 @@ def weights(fit: Fit) -> Float[np.ndarray, " points"]:
         return np.ones_like(fit.observed)
     seen = fit.sigma > 0
     return np.divide(1, fit.sigma**2, out=np.zeros_like(fit.observed), where=seen)
-
-
-def _counted(fit: Fit) -> bool:
-    """Whether intensities are counts whose variance is their number."""
-    if fit.sigma is None:
-        return False
-    y, seen = fit.observed, fit.sigma > 0
-    whole = (y == np.round(y)).all()
-    return bool(whole and np.allclose(fit.sigma[seen] ** 2, np.maximum(y[seen], 1)))

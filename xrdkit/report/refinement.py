@@ -5,6 +5,7 @@ Frame, plot and script are those of a solution's page (``html``).
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import numpy as np
 from xrdkit.files import write_text
 from xrdkit.refine.rietveld.geometry import Measure, bonds, valence_sums, with_esd
 from xrdkit.refine.rietveld.results import Esd
-from xrdkit.refine.rietveld.start import prefix_of
 from xrdkit.refine.rietveld.table import Parameter, kind_of
 from xrdkit.report.curves import curves_of, gaps, lines_of
 from xrdkit.report.html import Script, figure, page, script_element
@@ -23,6 +23,7 @@ from xrdkit.report.markup import (
     table_html,
 )
 from xrdkit.report.pdcif import ENGINES, convention, method
+from xrdkit.report.refined import share_text, unit_of
 from xrdkit.report.sections import (
     beam_text,
     entries_html,
@@ -36,14 +37,15 @@ from xrdkit.report.setting import Setting, settings_of
 from xrdkit.types import Fit
 
 Stages = Sequence[tuple[str, str]]  # name of a stage and what it came to
+EXACT = 1e-7  # Å or °; e.s.d.s below are rounding: symmetry determines the value
 LONGEST = 60  # rows of lengths or angles that stand open
 GUIDE = """<details><summary>How to read this page</summary>
 <p><b><i>R</i><sub>wp</sub></b>: weighted profile <i>R</i> factor on the data as measured,
-background included; <b><i>R</i><sub>wp</sub>′</b>: the same without background, which a high
-background does not make smaller. <b><i>R</i><sub>exp</sub></b>: what counting statistics
-allow; <b>GOF</b> = <i>R</i><sub>wp</sub> / <i>R</i><sub>exp</sub>. <b><i>R</i><sub>Bragg</sub>
-</b> and <b><i>R</i><sub>F</sub></b>: on integrated intensities and their roots, of the first
-phase. <i>R</i><sub>exp</sub> and GOF need standard deviations of the data.</p>
+background included; <b><i>R</i><sub>wp</sub>′</b>: the same without background, which a
+high background does not make smaller. <b><i>R</i><sub>exp</sub></b>: what counting
+statistics allow; <b>GOF</b> = <i>R</i><sub>wp</sub> / <i>R</i><sub>exp</sub>. Both need
+standard deviations of the data. <b><i>R</i><sub>Bragg</sub></b> and
+<b><i>R</i><sub>F</sub></b>: on integrated intensities and their roots, first phase.</p>
 <p><b>E.s.d.s</b> stand in brackets, in units of the last figures. A value without one was
 not refined or follows another.</p></details>"""
 
@@ -101,7 +103,7 @@ def _quality(fit: Fit, settings: Sequence[Setting]) -> str:
         f"<span>{name}<b>{value}</b></span>" for name, value in r_values_html(fit.r_values)
     )
     phases = "".join(
-        f'<p class="best">{phase_html(setting)}{_share(fit, i)}</p>'
+        f'<p class="best">{phase_html(setting)}{share_text(fit, i)}</p>'
         for i, setting in enumerate(settings)
     )
     weights = "all points weigh the same, σ is not known"
@@ -109,23 +111,13 @@ def _quality(fit: Fit, settings: Sequence[Setting]) -> str:
         weights = "weights 1/σ²"
     left_out = ", ".join(f"{low:.2f}–{high:.2f}°" for low, high in gaps(fit.two_theta))
     over = (
-        f"<i>N</i> = {fit.n_observations} points, <i>P</i> = {fit.n_parameters} parameters; "
-        f"{weights}" + f"; without {left_out}" * bool(left_out)
+        f"<i>N</i> = {fit.n_observations} points, <i>P</i> = {fit.n_parameters} "
+        f"parameters; {weights}" + f"; without {left_out}" * bool(left_out)
     )
     return (
         f'<section class="verdict refined"><p class="factors">{factors}</p>{phases}'
         f'<p class="muted">{over}</p></section>'
     )
-
-
-def _share(fit: Fit, phase: int) -> str:
-    """The weight fraction of a phase of a mixture."""
-    if len(fit.phases) < 2:
-        return ""
-    name = f"{prefix_of(fit.table.units, phase)}weight_fraction"
-    share = 100 * fit.phases[phase].weight_fraction
-    esd = 100 * fit.uncertainties.get(name, 0.0)
-    return f"; {with_esd(share, esd)} % by weight"
 
 
 def _plot(fit: Fit, settings: Sequence[Setting]) -> str:
@@ -142,7 +134,10 @@ def _phase(fit: Fit, phase: int, setting: Setting) -> str:
     values = fit.table.vector()
     spread = np.zeros((len(values),) * 2) if fit.covariance is None else fit.covariance
     sums = {k: f"{v:.2f}" for k, v in valence_sums(fit.table, values, phase).items()}
-    lengths, angles = bonds(fit.table, values, spread, phase)
+    lengths, angles = (
+        [measure for measure in found if not _between_metals(measure, setting)]
+        for found in bonds(fit.table, values, spread, phase)
+    )
     name = escape(fit.table.units[phase].name)
     table = sites_html(setting, "bond-valence sum", sums)
     return (
@@ -152,14 +147,24 @@ def _phase(fit: Fit, phase: int, setting: Setting) -> str:
     )
 
 
+def _between_metals(measure: Measure, setting: Setting) -> bool:
+    """Whether a contact of two metals is in it, beside bonds to something else."""
+    from pymatgen.core import Element
+
+    metal = {site.label: Element(site.element).is_metal for site in setting.sites}
+    pairs = pairwise(measure.atoms)
+    return not all(metal.values()) and any(metal[a] and metal[b] for a, b in pairs)
+
+
 def _measures(head: str, measures: Sequence[Measure]) -> str:
     """Lengths or angles; many fold away."""
     if not measures:
         return ""
     rows = [
-        ["–".join(m.atoms), with_esd(m.value, m.esd), f"{m.count}&nbsp;×"] for m in measures
+        ["–".join(m.atoms), with_esd(m.value, m.esd * (m.esd > EXACT)), f"{m.count}&nbsp;×"]
+        for m in measures
     ]
-    table = table_html((head, "", "in all"), rows, numbers=(1, 2))
+    table = table_html((head, "", "count"), rows, numbers=(1, 2))
     if len(rows) > LONGEST:
         table = f"<details><summary>{len(rows)} {head}</summary>{table}</details>"
     return f"<div>{table}</div>"
@@ -192,6 +197,7 @@ def _rows(rows: Sequence[Parameter]) -> str:
         [
             escape(row.name),
             with_esd(row.value, row.esd or 0.0),
+            unit_of(row.name),
             "" if np.isinf(row.low) else f"{row.low:.5g}",
             "" if np.isinf(row.high) else f"{row.high:.5g}",
             escape(row.tie),
@@ -199,8 +205,8 @@ def _rows(rows: Sequence[Parameter]) -> str:
         ]
         for row in rows
     ]
-    heads = ("parameter", "value", "least", "most", "follows", "restraint")
-    return table_html(heads, cells, numbers=(1, 2, 3))
+    heads = ("parameter", "value", "unit", "least", "most", "follows", "restraint")
+    return table_html(heads, cells, numbers=(1, 3, 4))
 
 
 def _history(fit: Fit, stages: Stages) -> str:

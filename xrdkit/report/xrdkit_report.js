@@ -87,7 +87,7 @@
       pen.clip();
       pen.fillStyle = colour("observed");
       for (let i = first; i < last; i++) pen.fillRect(toPixel(x[i]) - 1, toHeight(observed[i]) - 1, 2, 2);
-      if (background) path(first, last, (i) => toHeight(background[i]), colour("muted"));
+      if (background) path(first, last, (i) => toHeight(background[i]), colour("base"));
       path(first, last, (i) => toHeight(calculated[i]), colour("calculated"));
       phases.forEach(({ lines }, row) => marks(lines, floor + 5 + ROW * row, COLOURS[row % COLOURS.length]));
       const middle = height - AXIS - BAND / 2;
