@@ -23,9 +23,10 @@ from .container import (
     opened,
     shown,
 )
+from .instrument import read_instrument
 from .scan import Columns, plausible
 
-__all__ = ["Columns", "columns"]
+__all__ = ["Columns", "columns", "read_instrument"]
 
 PATTERNS = 50  # files looked at in a zip
 

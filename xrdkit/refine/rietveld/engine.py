@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def refine(
     phases: "Sequence[Structure | str | Path | Phase]" = (),
     instrument: Instrument | None = None,
     background: int | None = None,
-    texture: tuple[int, int, int] | None = None,
+    texture: tuple[int, int, int] | Literal["auto"] | None = "auto",
     displacement: str = "site",
     occupancies: bool = False,
     restraints: Sequence[Restraint] = (),
@@ -84,7 +84,7 @@ def refine_steps(
     phases: "Sequence[Structure | str | Path | Phase]" = (),
     instrument: Instrument | None = None,
     background: int | None = None,
-    texture: tuple[int, int, int] | None = None,
+    texture: tuple[int, int, int] | Literal["auto"] | None = "auto",
     displacement: str = "site",
     occupancies: bool = False,
     restraints: Sequence[Restraint] = (),
@@ -103,17 +103,19 @@ def refine_steps(
 
     With ``instrument`` (``formats.read_instrument``) the profile stays as given, and size
     and strain are refined; without, U V W X Y and asymmetry are. ``background`` is a number
-    of Chebyshev terms (None: by BIC), ``texture`` a March–Dollase axis, ``displacement``
-    says who has a U of its own: "site", "element" or "overall". ``exclude`` are ranges of
-    2θ (°). ``esd``: "gof" multiplies e.s.d.s by GOF where it is above one, "berar-lelann"
-    by their factor, "statistical" by nothing. Closing the generator stops it; the last
-    Progress has the state then reached.
+    of Chebyshev terms (None: by BIC), ``texture`` a March–Dollase axis, None, or "auto":
+    the likeliest of seven, where BIC asks for it. ``displacement`` says who has a U of its
+    own: "site", "element" or "overall". ``exclude`` are ranges of 2θ (°). ``esd``: "gof"
+    multiplies e.s.d.s by GOF where it is above one, "berar-lelann" by their factor,
+    "statistical" by nothing. Closing the generator stops it; the last Progress has the
+    state then reached.
     """
     started = time.monotonic()
     data = observations(pattern, tuple(exclude))
     options = Options(
         instrument is not None,
         background,
+        texture == "auto",
         displacement,
         occupancies,
         tuple(restraints),
@@ -126,7 +128,8 @@ def refine_steps(
             data = replace(data, radiation=structure.radiation)
         units = units_of(structure, phases, symprec)
         profile = instrument or first_profile(pattern)
-        table = first_table(units, profile, background=background or TERMS, texture=texture)
+        axis = None if texture == "auto" else texture
+        table = first_table(units, profile, background=background or TERMS, texture=axis)
         if displacement != "site":
             table = shared_u(table, displacement)
         origin = getattr(structure, "origin", "") or f"{units[0].name}, refined"

@@ -63,11 +63,17 @@ def make_frame(data: Data, table: Parameters) -> Frame:
     return Frame(data, np.polynomial.chebyshev.chebvander(place, max(terms, 1) - 1), phases)
 
 
+def limits(data: Data) -> tuple[float, float]:
+    """Between which angles 2θ (°) lines are kept: those of the data and a margin."""
+    low, high = float(data.two_theta[0]), float(data.two_theta[-1])
+    return max(low - MARGIN, 0.0), min(high + MARGIN, 179.5)
+
+
 def unit_reflections(
     unit: AsymmetricUnit, cell: Float[np.ndarray, "6"], data: Data
 ) -> tuple[Int[np.ndarray, "reflections 3"], Int[np.ndarray, " reflections"]]:
     """Reflections that are not absent and may touch the data, and multiplicities."""
-    low, high = data.two_theta[0] - MARGIN, min(data.two_theta[-1] + MARGIN, 179.5)
+    low, high = limits(data)
     lengths = data.radiation.wavelengths
     q_max = 4 * np.pi * np.sin(np.radians(high / 2)) / min(lengths)
     if q_max**3 * volume(cell) / (12 * np.pi**2) > MOST * 2 * len(unit.rotations):
@@ -83,7 +89,7 @@ def unit_reflections(
     )
     keep = ~absent(hkl, unit)
     q = np.sqrt(inverse_d_squared(hkl, cell)[0])
-    keep &= q > 2 * np.sin(np.radians(max(low, 0.0) / 2)) / max(lengths)
+    keep &= q > 2 * np.sin(np.radians(low / 2)) / max(lengths)
     order = np.argsort(q[keep], kind="stable")
     return hkl[keep][order], counts[keep][order]
 
@@ -109,7 +115,8 @@ def _phase(data: Data, table: Parameters, i: int) -> PhaseFrame:
     beam = data.radiation
     lengths = np.tile(beam.wavelengths, (len(q), 1))
     sine = lengths * np.sqrt(q)[:, None] / 2
-    reflection, beam_of = np.nonzero(sine < np.sin(np.radians(89.9)))
+    high = limits(data)[1]
+    reflection, beam_of = np.nonzero(sine < np.sin(np.radians(high / 2)))
     wavelength, sine = lengths[reflection, beam_of], sine[reflection, beam_of]
     bragg = 2 * np.degrees(np.arcsin(sine))
     factor = _factor(data, sine, bragg) * np.array(beam.weights)[beam_of]

@@ -11,6 +11,7 @@ from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit
 from xrdkit.refine.rietveld.metric import CELL, lattice_rows, metric, metric_derivatives
 from xrdkit.refine.rietveld.start import prefix_of
 from xrdkit.refine.rietveld.table import Parameters
+from xrdkit.types import Fit
 
 Values = Float[np.ndarray, " rows"]
 BONDED = 1.25  # of the sum of covalent radii: longest distance that counts as a bond
@@ -242,3 +243,24 @@ def valence_radius(one: str, other: str) -> float | None:
         return None
     (r1, c1), (r2, c2) = ((BV_PARAMS[e]["r"], BV_PARAMS[e]["c"]) for e in (a, b))
     return r1 + r2 - r1 * r2 * (np.sqrt(c1) - np.sqrt(c2)) ** 2 / (c1 * r1 + c2 * r2)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Bond lengths (Å), angles (°) and bond-valence sums of a phase."""
+
+    bonds: tuple[Measure, ...]
+    angles: tuple[Measure, ...]
+    valences: dict[str, float]
+
+
+def geometry(fit: Fit, phase: int = 0) -> Geometry:
+    """Bonds, angles with e.s.d.s and valence sums of a refined phase, by site label."""
+    if fit.table is None or fit.covariance is None:
+        raise ValueError(
+            f"engine '{fit.engine}' left no covariance; refine with xrdkit.refine.rietveld"
+        )
+    values = fit.table.vector()
+    lengths, angles = bonds(fit.table, values, fit.covariance, phase)
+    sums = valence_sums(fit.table, values, phase)
+    return Geometry(tuple(lengths), tuple(angles), sums)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from xrdkit.refine.rietveld.frame import Frame
+from xrdkit.refine.rietveld.frame import Frame, limits
 from xrdkit.refine.rietveld.metric import CELL, possible
 from xrdkit.refine.rietveld.model import NARROWEST, Evaluation, Values, evaluate, widths
 from xrdkit.refine.rietveld.restraints import Restraint, pulls
@@ -176,7 +176,7 @@ def _steps(frame: Frame, table: Parameters, state: State) -> Stepper:
 
 def narrowest(frame: Frame, table: Parameters, values: Values) -> tuple[float, float]:
     """tanθ in the range where the Gaussian FWHM² is least, and how far above its floor."""
-    ends = np.tan(np.radians(frame.data.two_theta[[0, -1]] / 2))
+    ends = np.tan(np.radians(np.array(limits(frame.data)) / 2))
     u, v, w = values[uvw_rows(table)]
     places = [*ends, np.clip(-v / (2 * u), *ends) if u > 0 else ends[0]]
     square = [u * t**2 + v * t + w for t in places]

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xrdkit.background import estimate
+from xrdkit.pattern import prepare
+from xrdkit.peaks import typical_fwhm
 from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit, cell_only
 from xrdkit.refine.rietveld.data import Data, observations
 from xrdkit.refine.rietveld.engine import TERMS, first_profile, refuse_unseen
@@ -35,7 +37,7 @@ from xrdkit.space_group import space_group_number
 from xrdkit.types import Fit, Instrument, Pattern, Progress
 
 ROUNDS = 6  # of Le Bail's partition and two cycles, in each stage
-TOGETHER = 0.1  # FWHM; lines closer than that have one intensity
+TOGETHER = 0.2  # FWHM; lines closer than that have one intensity
 MOST_LINES = 1500  # intensities that are refined; more are only partitioned (Le Bail)
 
 
@@ -90,7 +92,8 @@ def pawley_steps(
     options = Options(instrument is not None, background, cycles=cycles)
     unit = _checked(cell, space_group)
     profile = instrument or first_profile(pattern)
-    table = _first_table(data, unit, profile, background or TERMS)
+    widths = typical_fwhm(prepare(pattern))
+    table = _first_table(data, unit, profile, background or TERMS, widths)
     refuse_unseen(make_frame(data, table))
     table = _with_background(table, data)
     outcome = None
@@ -112,15 +115,25 @@ def _checked(cell: Sequence[float], space_group: int | str) -> AsymmetricUnit:
 
 
 def _first_table(
-    data: Data, unit: AsymmetricUnit, profile: Instrument, terms: int
+    data: Data,
+    unit: AsymmetricUnit,
+    profile: Instrument,
+    terms: int,
+    widths: tuple[float, float],
 ) -> Parameters:
-    """The table with one intensity for each set of lines that cannot be told apart."""
+    """The table with one intensity for each set of lines that cannot be told apart.
+
+    ``widths`` are a and b (°) in FWHM² = a² + (b tanθ)².
+    """
     hkl, _ = unit_reflections(unit, np.array(unit.cell), data)
     q = np.sqrt(inverse_d_squared(hkl, np.array(unit.cell))[0])
     sine = np.minimum(q * data.radiation.main / 2, 1)
     place = 2 * np.degrees(np.arcsin(sine))
-    apart = TOGETHER * np.sqrt(max(profile.w, 1e-6))
-    first = np.concatenate([[True], np.diff(place) > apart])
+    apart = TOGETHER * np.hypot(widths[0], widths[1] * np.tan(np.radians(place / 2)))
+    first, last = np.ones(len(hkl), bool), -np.inf
+    for i in range(len(hkl)):
+        first[i] = place[i] - last > apart[i]
+        last = place[i] if first[i] else last
     names = tuple(intensity_name(index) for index in hkl[first])
     return first_table((unit,), profile, background=terms, intensities=names)
 

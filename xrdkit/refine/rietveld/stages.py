@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from xrdkit.refine.rietveld.data import Data, with_radiation
-from xrdkit.refine.rietveld.frame import Frame, make_frame
-from xrdkit.refine.rietveld.least_squares import State, at_limit, minimise, state_of
+from xrdkit.refine.rietveld.frame import make_frame
+from xrdkit.refine.rietveld.least_squares import at_limit, covariance, minimise, state_of
 from xrdkit.refine.rietveld.metric import CELL
+from xrdkit.refine.rietveld.orientation import likely_axis, with_texture
 from xrdkit.refine.rietveld.restraints import Restraint
 from xrdkit.refine.rietveld.results import Outcome, effective_count, short_distances
 from xrdkit.refine.rietveld.table import Parameters, kind_of
@@ -39,6 +40,7 @@ class Options:
 
     fixed_profile: bool = False
     terms: int | None = None
+    texture: bool = False  # whether an axis is looked for
     displacement: str = "site"  # U for each "site", "element", or one "overall"
     occupancies: bool = False
     restraints: tuple[Restraint, ...] = ()
@@ -162,6 +164,8 @@ def automatic(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outco
         outcome = accepted(before, outcome, stage)
         if stage.name == "displacement parameters":
             outcome = yield from _shared_displacements(before, outcome, stage, options)
+    if options.texture:
+        outcome = yield from _textured(outcome, options)
     outcome = yield from _pruned(outcome, options)
     last = Stage("all together", ())
     for _ in range(3):
@@ -209,21 +213,29 @@ def _with_best_terms(
 def _shared_displacements(
     before: Outcome, outcome: Outcome, stage: Stage, options: Options
 ) -> Iterator[tuple[Stage, Outcome]]:
-    """One U for each element, then one for all, where sites' own U reach their limits."""
+    """One U for each element, then for all, then none, where U would fall to zero."""
     for kind in ("element", "overall"):
-        limited = at_limit(outcome.table, outcome.state)
-        names = [outcome.table.rows[i].name for i in outcome.state.free[limited]]
-        if not any(kind_of(name) == "u" for name in names):
+        if not _without_motion(outcome):
             return outcome
         table = freed(shared_u(settled(before), kind), stage)
         trial = outcome
         for found in run_stage(outcome, table, options, stage.cycles):
             trial = found
             yield stage, trial
-        note = f"one U for {'each element' if kind == 'element' else 'all atoms'}: sites' "
-        note += "own reached their limits"
+        note = f"one U for {'each element' if kind == 'element' else 'all atoms'}: "
+        note += "those of sites reached their limits"
         outcome = replace(trial, notes=(*before.notes, note))
-    return outcome
+    if not _without_motion(outcome):
+        return outcome
+    note = "U is not refined: it would reach its limit (absorption, roughness, wrong K?)"
+    return replace(before, notes=(*before.notes, note))
+
+
+def _without_motion(outcome: Outcome) -> bool:
+    """Whether some U stands at a limit."""
+    limited = at_limit(outcome.table, outcome.state)
+    names = [outcome.table.rows[i].name for i in outcome.state.free[limited]]
+    return any(kind_of(name) == "u" for name in names)
 
 
 def shared_u(table: Parameters, kind: str) -> Parameters:
@@ -240,6 +252,23 @@ def shared_u(table: Parameters, kind: str) -> Parameters:
         if first != row.name:
             rows[i] = replace(row, tie=first, refine=False)
     return table.noted(tuple(rows), f"one U for each {kind}")
+
+
+def _textured(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:
+    """The outcome with preferred orientation along one axis, if BIC asks for it."""
+    table = settled(outcome)
+    table = with_texture(table, likely_axis(outcome, table))
+    trial = outcome
+    for found in run_stage(outcome, table, options, 12):
+        trial = found
+        yield Stage("texture", ()), trial
+    return trial if _worth(trial, outcome, 1) else outcome
+
+
+def _worth(rich: Outcome, plain: Outcome, more: int) -> bool:
+    """Whether BIC is lower with so many parameters more (effective_count observations)."""
+    n = effective_count(rich.data, rich.state.evaluation.curve)
+    return n * np.log(plain.state.chi2 / rich.state.chi2) > more * np.log(n)
 
 
 def _pruned(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:
@@ -264,27 +293,16 @@ def _pruned(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome
         ):
             trial = found
             yield stage, trial
-        n = effective_count(outcome.data, outcome.state.evaluation.curve)
-        rise = n * np.log(trial.state.chi2 / outcome.state.chi2)
-        if rise < len(refined) * np.log(n):
+        if not _worth(outcome, trial, len(refined)):
             outcome = trial
     return outcome
 
 
 def _feeble(outcome: Outcome, names: list[str]) -> bool:
     """Whether all of these are within four e.s.d.s of zero, or at a limit."""
-    from xrdkit.refine.rietveld.least_squares import covariance
-
     held = at_limit(outcome.table, outcome.state)
     spread, _ = covariance(outcome.state, held)
     rows = [outcome.table.place(name) for name in names]
     limit = FEEBLE * np.sqrt(np.maximum(np.diag(spread)[rows], 0))
     value = np.abs(outcome.state.values[rows])
     return bool(((value < limit) | (limit == 0)).all())
-
-
-def last_frame(outcome: Outcome) -> tuple[Frame, State]:
-    """Frame and state at the outcome's own cell."""
-    table = settled(outcome)
-    frame = make_frame(outcome.data, table)
-    return frame, state_of(frame, table, table.vector())

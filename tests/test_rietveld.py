@@ -1,0 +1,670 @@
+"""The Rietveld engine: derivatives, symmetry, known answers, e.s.d.s, messages, stopping."""
+
+import itertools
+from dataclasses import replace
+
+import gemmi
+import numpy as np
+import pytest
+from pymatgen.analysis.diffraction.xrd import XRDCalculator
+from pymatgen.core import Lattice, Structure
+
+from xrdkit.metrics import r_wp
+from xrdkit.pattern import prepare, read, write
+from xrdkit.refine.rietveld import Restraint, geometry, pawley, refine, refine_steps
+from xrdkit.refine.rietveld.asymmetric import asymmetric_unit
+from xrdkit.refine.rietveld.data import observations
+from xrdkit.refine.rietveld.frame import make_frame
+from xrdkit.refine.rietveld.geometry import angle, contacts, distance, with_esd
+from xrdkit.refine.rietveld.least_squares import covariance, minimise, narrowest, state_of
+from xrdkit.refine.rietveld.metric import inverse_d_squared, volume, volume_derivatives
+from xrdkit.refine.rietveld.model import capillary, evaluate
+from xrdkit.refine.rietveld.results import berar_lelann
+from xrdkit.refine.rietveld.shape import axial_nodes
+from xrdkit.refine.rietveld.start import first_table
+from xrdkit.refine.rietveld.table import parse_tie
+from xrdkit.types import Instrument, Pattern, Radiation
+
+CU = Radiation((1.540593, 1.544427), (2 / 3, 1 / 3), kalpha2=True)
+PROFILE = Instrument(u=0.004, v=-0.003, w=0.006, x=0.03, y=0.02, asymmetry=0.03)
+
+
+def rutile(x=0.305, a=4.594, c=2.959):
+    return Structure.from_spacegroup(
+        "P4_2/mnm", Lattice.tetragonal(a, c), ["Ti", "O"], [[0, 0, 0], [x, x, 0]]
+    )
+
+
+def quartz():
+    return Structure.from_spacegroup(
+        "P3_221", Lattice.hexagonal(4.913, 5.405), ["Si", "O"],
+        [[0.4697, 0, 0], [0.4135, 0.2669, 0.1191]],
+    )  # fmt: skip
+
+
+def mixed():
+    """A perovskite with two metals on one site."""
+    return Structure.from_spacegroup(
+        "Pm-3m", Lattice.cubic(3.9), [{"La": 0.6, "Sr": 0.4}, "Mn", "O"],
+        [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]],
+    )  # fmt: skip
+
+
+def points(low=15.0, high=100.0, step=0.04):
+    x = np.arange(low, high, step)
+    ones = np.ones_like(x)
+    return Pattern(x, ones, CU, np.ones_like(x), "given", instrument=PROFILE)
+
+
+def model(*structures, texture=None, pattern=None, **values):
+    """Table and frame of structures at values of their parameters."""
+    units = tuple(asymmetric_unit(s, name=f"phase{i}") for i, s in enumerate(structures))
+    data = observations(pattern or points())
+    table = first_table(units, PROFILE, background=3, texture=texture)
+    for name, value in values.items():
+        table = table.edit(name.replace("__", ":"), value=value)
+    return table, make_frame(data, table)
+
+
+def counted(table, frame, seed=0, **changes):
+    """A pattern of Poisson counts of a table, on the frame's grid."""
+    del changes
+    curve = evaluate(frame, table, table.vector()).curve
+    rng = np.random.default_rng(seed)
+    y = rng.poisson(curve).astype(float)
+    x = frame.data.two_theta
+    return Pattern(x, y, CU, np.sqrt(np.maximum(y, 1)), "counts", instrument=Instrument())
+
+
+def simulated(structure, seed=0, low=15.0, high=100.0, step=0.04, scale=0.4, **values):
+    """Counts of one phase over a sloping background."""
+    start = {"scale": scale, "background:0": 60.0, "background:1": -20.0, **values}
+    pattern = points(low, high, step)
+    table, frame = model(structure, pattern=pattern, **start)
+    return counted(table, frame, seed), table
+
+
+def slope(table, frame, name, step):
+    """Central difference of the profile by one row, all that follows it moved along."""
+    matrix, constant = table.ties()
+    curves = []
+    for sign in (1, -1):
+        values = table.vector()
+        values[table.place(name)] += sign * step
+        curves.append(evaluate(frame, table, matrix @ values + constant).curve)
+    return (curves[0] - curves[1]) / (2 * step)
+
+
+STEPS = {
+    "background:1": 1e-3, "zero": 1e-5, "displacement": 1e-4, "U": 1e-6, "V": 1e-6,
+    "W": 1e-6, "X": 1e-6, "Y": 1e-6, "asymmetry": 1e-5, "roughness": 1e-5,
+    "roughness_depth": 1e-5, "absorption": 1e-5, "scale": 1e-5, "a": 1e-6, "c": 1e-6,
+    "size": 1e-4, "strain": 1e-7, "texture": 1e-5, "x:Si1": 1e-6, "x:O1": 1e-6,
+    "y:O1": 1e-6, "z:O1": 1e-6, "u:Si1": 1e-6, "u:O1": 1e-6, "occupancy:O1": 1e-5,
+}  # fmt: skip
+
+
+def test_every_derivative_agrees_with_finite_differences():
+    table, frame = model(quartz(), texture=(1, 0, 1))
+    start = {"scale": 0.4, "size": 800.0, "strain": 5e-4, "texture": 0.8}
+    start |= {"roughness": 0.2, "absorption": 0.4, "zero": 0.02, "displacement": 0.05}
+    for name, value in start.items():
+        table = table.edit(name, value=value)
+    matrix, _ = table.ties()
+    wanted = np.ones(len(table), bool)
+    jacobian = evaluate(frame, table, table.vector(), wanted).jacobian @ matrix
+    for name, step in STEPS.items():
+        numeric = slope(table, frame, name, step)
+        analytic = jacobian[:, table.place(name)]
+        error = np.abs(numeric - analytic).max() / np.abs(numeric).max()
+        assert error < 2e-3, f"{name}: {error:.1e}"
+
+
+def test_derivatives_of_a_second_phase_and_a_triclinic_cell():
+    triclinic = Structure(
+        Lattice.from_parameters(4, 5, 6, 85, 95, 100),
+        ["Ca", "O"],
+        [[0, 0, 0], [0.4, 0.5, 0.6]],
+    )
+    table, frame = model(rutile(), triclinic, pattern=points(15, 60))
+    wanted = np.ones(len(table), bool)
+    matrix, _ = table.ties()
+    jacobian = evaluate(frame, table, table.vector(), wanted).jacobian @ matrix
+    for name in ("a", "b", "c", "alpha", "beta", "gamma", "x:O1", "u:Ca1", "scale"):
+        numeric = slope(table, frame, f"phase1/{name}", 1e-6)
+        analytic = jacobian[:, table.place(f"phase1/{name}")]
+        assert np.abs(numeric - analytic).max() < 2e-3 * np.abs(numeric).max(), name
+
+
+def test_cell_derivatives_agree_with_finite_differences():
+    cell = np.array([4.0, 5.0, 6.0, 85.0, 95.0, 100.0])
+    hkl = np.array([[1, 2, -1], [3, 0, 1], [0, 0, 2]])
+    _, slopes = inverse_d_squared(hkl, cell)
+    for k in range(6):
+        change = 1e-5 * np.eye(6)[k]
+        pair = [inverse_d_squared(hkl, cell + s * change)[0] for s in (1, -1)]
+        np.testing.assert_allclose(slopes[:, k], (pair[0] - pair[1]) / 2e-5, rtol=1e-6)
+        volumes = [volume(cell + s * change) for s in (1, -1)]
+        numeric = (volumes[0] - volumes[1]) / 2e-5
+        np.testing.assert_allclose(volume_derivatives(cell)[k], numeric, rtol=1e-5)
+
+
+def test_distances_and_angles_have_the_derivatives_of_finite_differences():
+    table, _ = model(quartz())
+    values = table.vector()
+    near = [c for c in contacts(table, values, 0, 1.7) if c.i == 0][:2]
+    rows = [table.place(n) for n in ("a", "c", "beta", "x:O1", "y:O1", "z:O1", "x:Si1")]
+    for measure in (
+        lambda v: distance(table, v, 0, near[0]),
+        lambda v: angle(table, v, 0, *near),
+    ):
+        for row in rows:
+            moved = [values.copy(), values.copy()]
+            moved[0][row] += 1e-5
+            moved[1][row] -= 1e-5
+            numeric = (measure(moved[0])[0] - measure(moved[1])[0]) / 2e-5
+            assert measure(values)[1][row] == pytest.approx(numeric, rel=1e-4, abs=1e-6)
+
+
+def test_intensities_are_those_of_pymatgen_apart_from_dispersion_and_motion():
+    table, frame = model(rutile(), **{"u:*": 0.0})
+    phase = frame.phases[0]
+    profile = evaluate(frame, table, table.vector()).phases[0]
+    first = phase.wavelength == CU.main
+    mine = {
+        round(float(t), 2): area
+        for t, area in zip(phase.bragg[first], profile.areas[first], strict=True)
+    }
+    theirs = XRDCalculator(CU.main).get_pattern(rutile(), two_theta_range=(20, 95))
+    strong = theirs.y > 10
+    top = max(mine.values())
+    for place, height in zip(theirs.x[strong], theirs.y[strong], strict=True):
+        nearest = min(mine, key=lambda t: abs(t - place))
+        assert nearest == pytest.approx(place, abs=0.02)
+        assert 100 * mine[nearest] / top == pytest.approx(height, abs=6)
+
+
+def test_structure_factors_are_those_of_gemmi():
+    table, frame = model(quartz(), **{"u:*": 0.01})
+    small = gemmi.SmallStructure()
+    small.cell = gemmi.UnitCell(4.913, 4.913, 5.405, 90, 90, 120)
+    small.spacegroup_hm = "P 32 2 1"
+    for site in table.units[0].sites:
+        atom = gemmi.SmallStructure.Site()
+        atom.label, atom.element = site.label, gemmi.Element(site.element)
+        atom.fract = gemmi.Fractional(*site.frac)
+        atom.u_iso, atom.occ = 0.01, 1.0
+        small.add_site(atom)
+    small.determine_and_set_spacegroup("H2S")
+    small.change_occupancies_to_crystallographic()
+    calculator = gemmi.StructureFactorCalculatorX(small.cell)
+    energy = gemmi.hc / CU.main
+    for element in ("Si", "O"):
+        f1, _ = gemmi.cromer_liberman(gemmi.Element(element).atomic_number, energy)
+        calculator.addends.set(gemmi.Element(element), f1)
+    profile = evaluate(frame, table, table.vector()).phases[0]
+    for hkl, square in zip(frame.phases[0].hkl[:12], profile.squares, strict=False):
+        theirs = abs(calculator.calculate_sf_from_small_structure(small, hkl.tolist())) ** 2
+        assert square == pytest.approx(theirs, rel=0.01, abs=3)
+
+
+def test_axial_divergence_has_the_moments_of_finger_cox_and_jephcoat():
+    bragg, ratio = np.array([20.0]), 0.04
+    shift, weight, *_ = axial_nodes(bragg, ratio, 24)
+    t = np.linspace(0, ratio, 200_001)[1:]
+    phi = np.arccos(np.cos(np.radians(20)) * np.sqrt(1 + t**2))
+    density = (1 - t / ratio) / ((1 + t**2) * np.sin(phi))
+    mean = np.degrees((density * phi).sum() / density.sum()) - 20
+    assert float((shift * weight).sum()) == pytest.approx(mean, rel=1e-4)
+    assert mean < 0, "below 90° the tail is on the side of low angles"
+
+
+def test_transmission_of_a_capillary_is_the_integral_over_its_cross_section():
+    mu_r, r = 1.5, np.linspace(-1, 1, 401)
+    x, y = np.meshgrid(r, r)
+    inside = x**2 + y**2 < 1
+    x, y = x[inside], y[inside]
+    for theta in (10.0, 45.0, 80.0):
+        out = np.radians(2 * theta)
+        along = x * np.cos(out) + y * np.sin(out)
+        across = -x * np.sin(out) + y * np.cos(out)
+        path = x + np.sqrt(1 - y**2) + np.sqrt(1 - across**2) - along
+        whole = np.exp(-mu_r * path).mean()
+        fitted, _ = capillary(mu_r, np.array([np.sin(np.radians(theta)) ** 2]))
+        assert fitted[0] == pytest.approx(whole, rel=0.02)
+
+
+def test_rutile_with_noise_is_refined_to_the_truth_within_its_errors():
+    pattern, truth = simulated(rutile(), seed=1, displacement=0.05)
+    fit = refine(pattern, rutile(x=0.30, a=4.605, c=2.965))
+    assert fit.r_values["gof"] == pytest.approx(1, abs=0.05)
+    for name in ("a", "c", "x:O1", "u:O1", "u:Ti1", "displacement"):
+        off = fit.values[name] - truth[name].value
+        assert abs(off) < 3 * fit.uncertainties[name], name
+    assert fit.engine == "rietveld"
+    assert fit.space_group == 136
+    assert not any("u:" in text for text in fit.warnings)
+
+
+def test_r_values_are_their_definitions():
+    pattern, _ = simulated(rutile(), seed=2, high=70)
+    fit = refine(pattern, rutile())
+    y, c, w = fit.observed, fit.calculated, 1 / fit.sigma**2
+    assert fit.r_wp == pytest.approx(r_wp(y, c, fit.sigma))
+    assert fit.r_values["r_p"] == pytest.approx(100 * np.abs(y - c).sum() / y.sum())
+    assert fit.n_observations == len(y)
+    expected = 100 * np.sqrt((len(y) - fit.n_parameters) / (w * y**2).sum())
+    assert fit.r_values["r_exp"] == pytest.approx(expected)
+    assert fit.r_values["gof"] == pytest.approx(fit.r_wp / expected)
+    assert fit.r_values["r_bragg"] < 3
+
+
+def test_special_positions_never_move():
+    pattern, _ = simulated(quartz(), seed=3, scale=0.3, high=80)
+    fit = refine(pattern, quartz())
+    table, unit = fit.table, fit.table.units[0]
+    free = {n for n in table.free if n[:2] in ("x:", "y:", "z:")}
+    assert free == {"x:Si1", "x:O1", "y:O1", "z:O1"}
+    assert table["y:Si1"].value == unit.sites[0].frac[1]
+    again = asymmetric_unit(fit.structure, symprec=1e-4)
+    assert (again.space_group, len(again.sites)) == (154, 2)
+    with pytest.raises(ValueError, match="by symmetry"):
+        table.edit("y:Si1", refine=True)
+
+
+@pytest.mark.parametrize("number", [1, 4, 8, 36, 76, 99, 143, 160])
+def test_one_site_holds_the_origin_of_polar_groups(number):
+    systems = {
+        1: (4, 5, 6, 80, 85, 95),
+        4: (4, 5, 6, 90, 100, 90),
+        8: (4, 5, 6, 90, 100, 90),
+    }
+    systems |= {36: (4, 5, 6, 90, 90, 90), 76: (4, 4, 6, 90, 90, 90)}
+    cell = systems.get(number, (4, 4, 6, 90, 90, 90 if number == 99 else 120))
+    structure = Structure.from_spacegroup(
+        number,
+        Lattice.from_parameters(*cell),
+        ["Pb", "O"],
+        [[0.1, 0.23, 0.3], [0.3, 0.1, 0.7]],
+    )
+    unit = asymmetric_unit(structure)
+    table = first_table((unit,), PROFILE, background=1)
+    total = sum(len(s.free) for s in unit.sites)
+    free = [r for r in table.rows if r.name[:2] in ("x:", "y:", "z:") and not r.tie]
+    assert len(free) == total - len(unit.polar)
+
+
+def test_a_cif_keeps_its_own_space_group_in_another_setting(tmp_path):
+    path = tmp_path / "other.cif"
+    path.write_text(
+        "data_x\n_cell_length_a 5.0\n_cell_length_b 6.0\n_cell_length_c 7.0\n"
+        "_cell_angle_alpha 90\n_cell_angle_beta 100\n_cell_angle_gamma 90\n"
+        "_symmetry_space_group_name_H-M 'P 1 21/n 1'\nloop_\n_atom_site_label\n"
+        "_atom_site_type_symbol\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n"
+        "Ca1 Ca 0.1 0.2 0.3\nO1 O 0.35 0.45 0.05\n"
+    )
+    unit = asymmetric_unit(path)
+    assert (unit.space_group, unit.symbol) == (14, "P2_1/c")
+    lines = XRDCalculator(CU.main).get_pattern(
+        Structure.from_file(path), two_theta_range=(10, 40)
+    )
+    table = first_table((unit,), PROFILE, background=1)
+    bragg = make_frame(observations(points(10, 40)), table).phases[0].bragg
+    assert all(
+        np.abs(bragg - x).min() < 0.02
+        for x, y in zip(lines.x, lines.y, strict=True)
+        if y > 1
+    )
+
+
+def test_mixed_sites_share_place_and_displacement_and_can_exchange():
+    unit = asymmetric_unit(mixed())
+    table = first_table((unit,), PROFILE, background=2)
+    assert table["x:Sr1"].tie == "x:La1"
+    assert table["u:Sr1"].tie == "u:La1"
+    pattern, _ = simulated(mixed(), seed=4, high=90, scale=0.2)
+    fit = refine(pattern, mixed(), background=2)
+    table = fit.table.edit("occupancy:Sr1", tie="1 - occupancy:La1")
+    again = refine(pattern, table.edit("occupancy:La1", refine=True, value=0.5))
+    assert (
+        abs(again.values["occupancy:La1"] - 0.6) < 4 * again.uncertainties["occupancy:La1"]
+    )
+    assert again.values["occupancy:Sr1"] == pytest.approx(1 - again.values["occupancy:La1"])
+
+
+def test_weight_fractions_of_a_mixture_come_out():
+    halite = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    )
+    start = {"scale": 0.3, "phase1/scale": 0.2, "background:0": 50.0}
+    table, frame = model(rutile(), halite, **start)
+    fit = refine(counted(table, frame, 5), rutile(a=4.597), phases=[halite])
+    masses = [0.3 * rutile().density, 0.2 * halite.density]
+    name = "NaCl/weight_fraction"
+    off = fit.values[name] - masses[1] / sum(masses)
+    assert abs(off) < 4 * fit.uncertainties[name]
+    assert fit.values["weight_fraction"] + fit.values[name] == pytest.approx(1)
+
+
+def test_esds_agree_with_the_spread_of_repeated_measurements():
+    table, frame = model(rutile(), **{"scale": 0.2, "background:0": 40.0})
+    for name in (
+        "scale",
+        "a",
+        "c",
+        "x:O1",
+        "u:*",
+        "W",
+        "X",
+        "background:*",
+        "displacement",
+    ):
+        table = table.edit(name, refine=True)
+    found, said = [], []
+    for seed in range(40):
+        pattern = counted(table, frame, seed)
+        own = make_frame(observations(pattern), table)
+        *_, state = minimise(own, table)
+        spread, _ = covariance(state, np.zeros(len(state.free), bool))
+        found.append(state.values)
+        said.append(np.sqrt(np.diag(spread)))
+    for name in ("a", "c", "x:O1", "u:Ti1"):
+        row = table.place(name)
+        ratio = np.std([v[row] for v in found], ddof=1) / np.mean([s[row] for s in said])
+        assert 0.7 < ratio < 1.35, f"{name}: {ratio:.2f}"
+
+
+def test_texture_is_found_along_its_axis():
+    start = {"scale": 0.4, "background:0": 60.0, "texture": 0.75}
+    table, frame = model(rutile(), texture=(0, 0, 1), **start)
+    fit = refine(counted(table, frame, 6), rutile())
+    assert fit.table.texture == (0, 0, 1)
+    assert abs(fit.values["texture"] - 0.75) < 4 * fit.uncertainties["texture"]
+
+
+def test_with_the_instrument_given_size_and_strain_mean_something():
+    pattern, truth = simulated(rutile(), seed=7, size=600.0)
+    fit = refine(pattern, rutile(), instrument=PROFILE)
+    assert {fit.table[n].refine for n in ("U", "V", "W", "X", "Y", "asymmetry")} == {False}
+    assert abs(fit.values["size"] - truth["size"].value) < 4 * fit.uncertainties["size"]
+
+
+def test_gaussian_widths_stay_positive_over_the_whole_range():
+    pattern, _ = simulated(rutile(), seed=8, high=140, u=-0.0003, v=0.0002, w=0.004)
+    fit = refine(pattern, rutile())
+    frame = make_frame(observations(pattern), fit.table)
+    assert narrowest(frame, fit.table, fit.table.vector())[1] > -1e-6
+
+
+def test_points_of_zero_over_a_background_have_no_weight():
+    pattern, _ = simulated(rutile(), seed=9, high=60)
+    y = pattern.intensity.copy()
+    y[-2:] = 0
+    data = observations(replace(pattern, intensity=y, sigma=np.sqrt(np.maximum(y, 1))))
+    assert (data.weight[-2:] == 0).all()
+    assert data.count == len(y) - 2
+
+
+def test_excluded_ranges_are_left_out():
+    pattern, _ = simulated(rutile(), seed=10, high=60)
+    data = observations(pattern, ((26.0, 30.0),))
+    assert not ((data.two_theta > 26) & (data.two_theta < 30)).any()
+
+
+def test_without_sigma_there_is_neither_r_exp_nor_gof_but_esds():
+    pattern, _ = simulated(rutile(), seed=11, high=70)
+    bare = replace(pattern, sigma=None, sigma_source="unknown")
+    fit = refine(bare, rutile())
+    assert {"r_exp", "gof"}.isdisjoint(fit.r_values)
+    assert fit.sigma is None
+    assert 0 < fit.uncertainties["a"] < 1e-3
+
+
+def test_restraints_hold_a_distance():
+    pattern, _ = simulated(quartz(), seed=12, scale=0.02, high=60)
+    fit = refine(pattern, quartz(), restraints=[Restraint(("Si", "O"), 1.70, 0.001)])
+    bonds = [b for b in geometry(fit).bonds if b.atoms == ("Si1", "O1")]
+    assert all(b.value == pytest.approx(1.70, abs=0.02) for b in bonds)
+    with pytest.raises(ValueError, match="no such atoms"):
+        refine(pattern, quartz(), restraints=[Restraint(("Si", "Pb"), 1.7, 0.01)])
+    with pytest.raises(ValueError, match="two \\(distance\\)"):
+        Restraint(("Si",), 1.6, 0.1)
+
+
+def test_bond_valence_sums_are_the_valences():
+    pattern, _ = simulated(rutile(), seed=13, high=80)
+    sums = geometry(refine(pattern, rutile())).valences
+    assert sums["Ti1"] == pytest.approx(4, abs=0.5)
+    assert sums["O1"] == pytest.approx(2, abs=0.3)
+
+
+def test_a_table_is_edited_rerun_and_undone():
+    pattern, _ = simulated(rutile(), seed=14, high=70)
+    fit = refine(pattern, rutile())
+    table = fit.table.edit("u:*", refine=False, value=0.02)
+    again = refine(pattern, table)
+    assert again.values["u:O1"] == 0.02
+    assert "u:O1" not in again.uncertainties
+    assert again.r_wp > fit.r_wp
+    assert table.undo()["u:O1"].value == fit.values["u:O1"]
+    assert table.history[-1].startswith("u:*")
+    frame = fit.table.frame()
+    frame.loc["zero", "refine"] = True
+    assert fit.table.from_frame(frame)["zero"].refine
+    assert "<table>" in table._repr_html_()
+    assert "x:O1" in table._repr_html_()
+    assert "y:O1" not in table._repr_html_(), "what symmetry fixes is not shown"
+
+
+def test_ties_are_sums_and_anything_else_is_refused():
+    assert parse_tie("0.5 + 2*x:O1 - z:O1") == ({"x:O1": 2.0, "z:O1": -1.0}, 0.5)
+    assert parse_tie("1 - occupancy:Sr1") == ({"occupancy:Sr1": -1.0}, 1.0)
+    table, _ = model(rutile())
+    for text, message in (
+        ("x:O1 * x:O1", "not a sum"), ("nothing", "no parameter"), ("1" * 300, "300"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            table.edit("u:O1", tie=text)
+    circle = table.edit("u:O1", tie="u:Ti1")
+    with pytest.raises(ValueError, match="circle"):
+        circle.edit("u:Ti1", tie="u:O1")
+    with pytest.raises(ValueError, match="cannot be refined"):
+        circle.edit("u:O1", refine=True)
+    with pytest.raises(ValueError, match="nothing to undo"):
+        table.undo()
+    with pytest.raises(ValueError, match="cannot be edited"):
+        table.edit("u:O1", name="x")
+    with pytest.raises(ValueError, match="are empty"):
+        table.edit("u:O1", low=1.0, high=0.0)
+
+
+def test_stopping_leaves_the_last_good_state():
+    pattern, _ = simulated(rutile(), seed=15, high=70)
+    steps = refine_steps(pattern, rutile(a=4.60))
+    seen = [next(steps) for _ in range(6)]
+    steps.close()
+    assert seen[-1].best.r_wp <= seen[0].best.r_wp
+    assert seen[-1].best.structure.composition.reduced_formula == "TiO2"
+    assert all(p.total >= p.done > 0 for p in seen)
+    resumed = refine(pattern, seen[-1].best.table)
+    assert resumed.r_wp <= seen[-1].best.r_wp + 1e-6
+
+
+def test_refinement_from_a_fit_goes_on_with_its_structure():
+    pattern, _ = simulated(rutile(), seed=16, high=70)
+    fit = refine(pattern, rutile())
+    again = refine(pattern, fit)
+    assert again.values["a"] == pytest.approx(fit.values["a"], abs=2e-4)
+
+
+def test_correlations_above_09_are_named():
+    pattern, _ = simulated(rutile(), seed=17, high=70)
+    fit = refine(pattern, rutile())
+    both = refine(pattern, fit.table.edit("zero", refine=True))
+    pairs = [{one, other} for one, other, r in both.correlations if abs(r) > 0.9]
+    assert {"zero", "displacement"} in pairs
+
+
+def test_berar_and_lelann_is_one_for_white_noise_and_more_for_runs():
+    noise = np.random.default_rng(0).normal(size=200_000)
+    assert berar_lelann(noise) == pytest.approx(1, abs=0.02)
+    runs = np.convolve(noise, np.ones(9) / 3, "same")
+    assert berar_lelann(runs) > 2
+
+
+def test_numbers_are_written_with_their_esds():
+    assert with_esd(1.53214, 0.0042) == "1.532(4)"
+    assert with_esd(109.47, 1.3) == "109.5(13)"
+    assert with_esd(2.0, 0.0) == "2"
+
+
+def test_pawley_finds_the_cell_and_a_floor_for_r_wp():
+    pattern, truth = simulated(rutile(), seed=18, high=80)
+    floor = pawley(pattern, (4.600, 4.600, 2.963, 90, 90, 90), "P4_2/mnm")
+    fit = refine(pattern, rutile())
+    assert abs(floor.values["a"] - truth["a"].value) < 4 * floor.uncertainties["a"]
+    assert floor.r_wp < fit.r_wp + 0.03
+    assert len(floor.structure) == 0
+    wrong = pawley(pattern, (4.2, 4.2, 3.3, 90, 90, 90), 136)
+    assert wrong.r_wp > 2 * floor.r_wp
+    with pytest.raises(ValueError, match="give a, b, c"):
+        pawley(pattern, (4, 4, 4, 90, 90, 200), 136)
+
+
+def test_what_cannot_be_refined_is_said(tmp_path):
+    pattern, _ = simulated(rutile(), seed=19, high=70)
+    small = Structure(Lattice.cubic(1.2), ["H"], [[0, 0, 0]])
+    heavy = Structure(Lattice.cubic(4), ["Og"], [[0, 0, 0]])
+    close = Structure(Lattice.cubic(5), ["Ti", "O"], [[0, 0, 0], [0.02, 0.03, 0.03]])
+    full = Structure(Lattice.cubic(5), ["Ti", "O"], [[0, 0, 0], [0.001, 0, 0]])
+    for structure, message in (
+        (small, "no reflection"), (heavy, "Og"), (close, "apart"), (full, "sum to 2"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            refine(pattern, structure)
+    with pytest.raises(ValueError, match="was prepared"):
+        refine(prepare(pattern), rutile())
+    with pytest.raises(FileNotFoundError):
+        refine(pattern, tmp_path / "none.cif")
+    with pytest.raises(ValueError, match="phase 3"):
+        refine(pattern, rutile(), restraints=[Restraint(("Ti", "O"), 1.9, 0.1, phase=3)])
+
+
+def test_a_structure_that_is_not_there_ends_with_a_warning_or_a_message():
+    pattern, _ = simulated(rutile(), seed=20, high=70)
+    wrong = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(5.1), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    )
+    try:
+        fit = refine(pattern, wrong)
+    except ValueError as error:
+        assert "explains nothing" in str(error)
+    else:
+        assert fit.r_wp > 30
+
+
+def test_singular_parameters_are_named_and_do_no_harm():
+    pattern, _ = simulated(rutile(), seed=21, high=70)
+    fit = refine(pattern, rutile())
+    table = fit.table.edit("occupancy:*", refine=True)  # with the scale: one too many
+    again = refine(pattern, table)
+    assert again.r_wp <= fit.r_wp + 0.01
+    assert any("not determined" in text for text in again.warnings)
+
+
+def test_a_mixture_may_be_read_back_from_a_file(tmp_path):
+    pattern, _ = simulated(rutile(), seed=22, high=60)
+    write(pattern, tmp_path / "r.xy")
+    fit = refine(read(tmp_path / "r.xy"), rutile())
+    assert fit.r_values["gof"] == pytest.approx(1, abs=0.1)
+
+
+TRUTH = {  # what GSAS-II simulated
+    "NaCl": {"a": 5.6402},
+    "TiO2": {"a": 4.5937, "c": 2.9587, "x:O1": 0.30478},
+    "CaTiO3": {"a": 5.4423, "b": 7.6401, "c": 5.3796, "x:O2": 0.2889, "z:Ca1": 0.9933},
+}
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_simulations_of_gsas2_are_refined_as_well_as_by_itself(shared, name):
+    import json
+
+    from xrdkit.formats import read_instrument
+
+    folder = shared / "rietveld"
+    beam, _ = read_instrument(folder / "lab.instprm")
+    pattern = read(folder / f"{name}_noisy.xye", wavelength=beam)
+    fit = refine(pattern, folder / f"{name}_start.cif")
+    theirs = json.loads((folder / f"{name}_gsas2_refined.json").read_text())
+    assert fit.r_wp <= theirs["Rwp"] + 0.15
+    assert fit.n_parameters <= theirs["nvar"]
+    for key, value in TRUTH[name].items():
+        assert abs(fit.values[key] - value) < 2.5 * fit.uncertainties[key], key
+    assert not list(itertools.chain(fit.warnings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "start", "bond", "length", "limits"),
+    [
+        ("FAP.XRA", "FAP_start.cif", "P1", 1.53, (9.9, 37)),
+        ("PBSO4.XRA", "PbSO4-Wyckoff.cif", "S1", 1.48, (9.4, 35)),
+    ],
+)
+def test_measured_patterns_are_refined_automatically(
+    shared, file, start, bond, length, limits
+):
+    folder = shared / "rietveld"
+    fit = refine(read(folder / file, wavelength="CuKa"), folder / start)
+    assert fit.r_wp <= limits[0]
+    assert fit.n_parameters <= limits[1]
+    assert all(v > 0 for k, v in fit.values.items() if k.startswith("u:"))
+    found = [b for b in geometry(fit).bonds if b.atoms[0] == bond and b.value < 2]
+    mean = np.average([b.value for b in found], weights=[b.count for b in found])
+    assert mean == pytest.approx(length, abs=0.03)
+
+
+def test_instrument_files_of_gsas_and_gsas2_agree(shared, tmp_path):
+    from xrdkit.formats import read_instrument
+
+    beam, profile = read_instrument(shared / "rietveld" / "lab.instprm")
+    other, old = read_instrument(shared / "rietveld" / "INST_XRY.PRM")
+    assert (beam, profile.u, profile.w) == (other, old.u, old.w)
+    assert (profile.asymmetry, old.asymmetry) == (0.002, 0.02)
+
+
+def test_instrument_files_are_read_within_bounds(tmp_path):
+    from xrdkit.formats import read_instrument
+
+    path = tmp_path / "x.instprm"
+    text = (
+        "#GSAS-II\nType:PXC\nLam:0.7\nPolariz.:0.99\nU:1\nV:0\nW:2\nX:3\nY:4\nSH/L:0.01\n"
+    )
+    path.write_text(text + "Zero:0.02\n")
+    beam, profile = read_instrument(path)
+    assert (beam.wavelengths, beam.polarisation) == ((0.7,), 0.99)
+    assert (profile.w, profile.x) == pytest.approx((2 * 8 * np.log(2) / 1e4, 0.03))
+    assert (profile.zero, profile.asymmetry) == (0.02, 0.01)
+    for content, message in (
+        (text.replace("PXC", "PNT"), "only PXC"), ("hello\n", "no instrument file"),
+        (text.replace("U:1", "U:abc"), "number is needed"), ("x" * 200_000, "at most"),
+        (text.replace("U:1", "U:nan"), "not finite"), ("INS   HTYPE   PNCR\n", "only PXC"),
+        ("INS   HTYPE   PXCR\n", "no wavelengths"),
+        ("INS   HTYPE   PXCR\nINS  1 ICONS 1.5 0 0 0 0.5\nINS  1PRCF1 4 8 0\n", "function 4"),
+    ):  # fmt: skip
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_instrument(path)
+    with pytest.raises(FileNotFoundError):
+        read_instrument(tmp_path / "none.prm")
+
+
+def test_state_is_exact_again_at_the_end():
+    pattern, _ = simulated(rutile(), seed=23, high=70)
+    fit = refine(pattern, rutile(a=4.61))
+    frame = make_frame(observations(pattern), fit.table)
+    state = state_of(frame, fit.table, fit.table.vector())
+    assert 100 * np.sqrt(
+        state.chi2 / (frame.data.weight @ pattern.intensity**2)
+    ) == pytest.approx(fit.r_wp, abs=1e-3)
