@@ -3,6 +3,7 @@
 from xrdkit.files import check_file, write_whole
 from xrdkit.report.cif import cif_text, write_cif
 from xrdkit.report.fullprof import write_fullprof
+from xrdkit.report.gsas2 import write_gsas2
 from xrdkit.report.html import write_html
 from xrdkit.report.refined import parameter_rows, refinement_text, write_parameters
 from xrdkit.report.refinement import write_refinement
@@ -31,6 +32,7 @@ __all__ = [
     "write_cifs",
     "write_csv",
     "write_fullprof",
+    "write_gsas2",
     "write_html",
     "write_parameters",
     "write_refinement",

@@ -6,8 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from xrdkit.files import check_writable, write_text
+from xrdkit.refine.gsas2 import GSAS2Error, installed, version
 from xrdkit.report.cif import write_cif
 from xrdkit.report.fullprof import write_fullprof
+from xrdkit.report.gsas2 import write_gsas2
 from xrdkit.report.handover import input_name
 from xrdkit.report.html import write_html
 from xrdkit.report.tables import write_csv
@@ -18,7 +20,9 @@ PROGRAMS: dict[str, Callable[..., list[Path]]] = {
     "topas": write_topas,
     "fullprof": write_fullprof,
 }
-SUFFIXES = {"topas": (".inp", ".xye"), "fullprof": (".pcr", ".dat")}
+if installed():
+    PROGRAMS["gsas2"] = write_gsas2  # which GSAS-II itself writes
+SUFFIXES = {"topas": (".inp", ".xye"), "fullprof": (".pcr", ".dat"), "gsas2": (".gpx",)}
 MANIFEST = "files written by xrdkit; with --overwrite these are replaced, and no others"
 
 
@@ -31,12 +35,24 @@ def check_output(
         raise ValueError(f"{folder} is a file; give a folder for the results")
     check_writable(folder)
     _check_free(folder, name, outputs(folder, name, programs=programs))
+    check_programs(programs)
     if results_of(folder, name) and not overwrite:
         raise ValueError(
             f"{folder} holds results of {name} already; "
             "give --overwrite or another folder with --out"
         )
     return folder
+
+
+def check_programs(programs: Sequence[str]) -> None:
+    """An error that says what to do where one is not known, or GSAS-II not there."""
+    if "gsas2" in programs:
+        version()
+    for program in programs:
+        if program not in PROGRAMS:
+            raise ValueError(
+                f"program {program!r} is not known; choose from {', '.join(PROGRAMS)}"
+            )
 
 
 def outputs(
@@ -60,7 +76,7 @@ def results_of(folder: Path, name: str) -> list[Path]:
         return []
     if head != MANIFEST:
         return []
-    fixed = {path.name for path in outputs(folder, name, 0, tuple(PROGRAMS))}
+    fixed = {path.name for path in outputs(folder, name, 0, tuple(SUFFIXES))}
     numbered = re.compile(re.escape(name) + r"_\d{2,}\.cif")
     known = [one for one in lines if one in fixed or numbered.fullmatch(one)]
     return sorted(folder / one for one in known if (folder / one).is_file())
@@ -93,15 +109,11 @@ def write_solution(
 
     NAME_xrdkit.txt lists what is written: only files that it lists are replaced or
     deleted, and a file of another origin that is in the way is an error.
-    ``programs`` ("topas", "fullprof") get an input that starts from the first fit; they
-    need the ``pattern`` as measured. One that cannot take the structure is left out, with
-    a warning that says why.
+    ``programs`` ("topas", "fullprof", "gsas2") get an input that starts from the first fit;
+    they need the ``pattern`` as measured. One that cannot take the structure is left out,
+    with a warning that says why.
     """
-    for program in programs:
-        if program not in PROGRAMS:
-            raise ValueError(
-                f"program {program!r} is not known; choose from {', '.join(PROGRAMS)}"
-            )
+    check_programs(programs)
     if programs and pattern is None:
         raise ValueError(
             f"inputs of {', '.join(programs)} need data; give the pattern as measured"
@@ -121,7 +133,7 @@ def write_solution(
     for program in programs if pattern is not None and solution.fits else ():
         try:
             written += PROGRAMS[program](solution.fits[0], pattern, folder, name)
-        except ValueError as error:
+        except (ValueError, GSAS2Error) as error:
             warnings.warn(f"no input of {program} is written: {error}", stacklevel=2)
     for path in old:
         if path not in written:

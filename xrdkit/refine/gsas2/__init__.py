@@ -13,7 +13,7 @@ import numpy as np
 
 from xrdkit.refine.gsas2.instrument import read_instrument
 from xrdkit.refine.gsas2.job import AS_IT_IS, Model, job_of, model_of, stages_of
-from xrdkit.refine.gsas2.process import GSAS2Error, Worker, available, version
+from xrdkit.refine.gsas2.process import GSAS2Error, Worker, installed, version
 from xrdkit.refine.gsas2.result import fit_of
 from xrdkit.refine.rietveld.asymmetric import SYMPREC, asymmetric_unit
 from xrdkit.refine.rietveld.data import Data, observations
@@ -24,7 +24,7 @@ from xrdkit.types import Fit, Instrument, Pattern, Progress, Radiation
 
 __all__ = [
     "GSAS2Error",
-    "available",
+    "installed",
     "read_instrument",
     "refine",
     "refine_steps",
@@ -36,7 +36,7 @@ __all__ = [
 
 TERMS = 8  # of the background
 TIMEOUT = 600.0  # s that one stage may take
-WIDE = "size and strain hold the instrument's widths too: no instrument file was given"
+WIDE = "size and strain hold the instrument's widths too: no instrument was given"
 Source = Any  # pymatgen Structure, path of a CIF, Fit or Candidate
 
 
@@ -60,7 +60,7 @@ def refine_steps(
     background: int = TERMS,
     texture: tuple[int, int, int] | None = None,
     occupancies: bool = False,
-    exclude: Sequence[tuple[float, float]] = (),
+    exclude: Sequence[tuple[float | int, float | int]] = (),
     symprec: float = SYMPREC,
     project: str | Path | None = None,
     timeout: float | int = TIMEOUT,
@@ -75,7 +75,7 @@ def refine_steps(
     that of the last good stage, with a warning; without one it is a GSAS2Error.
     """
     model = model_of(
-        observations(pattern, tuple(exclude)),
+        observations(pattern, tuple((float(a), float(b)) for a, b in exclude)),
         units_of(structure, phases, symprec),
         instrument,
         terms=background,
@@ -85,7 +85,7 @@ def refine_steps(
     )
     stages = stages_of(model)
     job = job_of(model, stages, absolute(project))
-    notes, undone, state = () if model.fixed else (WIDE,), {}, None
+    notes, undone, state = () if instrument else (WIDE,), {}, None
     with Worker() as worker:
         try:
             for done, answer in enumerate(worker.ask(job, timeout), 1):
@@ -121,8 +121,8 @@ def simulations(
     *,
     two_theta: tuple[float | int, float | int, int] = (5, 80, 7501),
     instrument: Instrument = LABORATORY,
-    size: float | None = None,
-    strain: float = 0.0,
+    size: float | int | None = None,
+    strain: float | int = 0.0,
     normalise: bool = True,
 ) -> Iterator[Pattern]:
     """Patterns of structures by GSAS-II on a grid of 2θ (low, high, points), in °.

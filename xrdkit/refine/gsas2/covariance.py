@@ -22,7 +22,7 @@ from xrdkit.refine.rietveld.metric import (
 )
 from xrdkit.refine.rietveld.start import prefix_of
 from xrdkit.refine.rietveld.table import SIZE as SIZES
-from xrdkit.refine.rietveld.table import Parameters, is_size
+from xrdkit.refine.rietveld.table import Parameters, is_size, parse_tie
 
 VARIABLE = re.compile(r"(\d*):(\d*):([^:]+?)(?::(\d+))?")  # phase, histogram, name, atom
 DIRECT = {  # GSAS-II's name: ours, our unit
@@ -37,7 +37,6 @@ DIRECT = {  # GSAS-II's name: ours, our unit
     **{key: (key, unit) for key, unit in UNITS.items()},
 }
 PAIRS = [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]  # of GSAS-II's A0 to A5
-ROUNDING = 1e-12  # of the largest derivative: what is meant to be zero
 State = dict[str, Any]
 Jacobian = dict[str, Float[np.ndarray, " variables"]]
 Matrix = Float[np.ndarray, "rows columns"]
@@ -103,6 +102,8 @@ def spread_of(table: Parameters, state: State) -> Matrix:
     jacobian = jacobian_of(table, state)
     rows = np.zeros((len(table), len(state["names"])))
     for name, row in jacobian.items():
+        if table[name].tie and not parse_tie(table[name].tie)[0]:
+            continue  # an angle that symmetry fixes
         turned = -SIZES / table[name].value ** 2 if is_size(name) else 1.0
         rows[table.place(name)] = turned * row
     return (

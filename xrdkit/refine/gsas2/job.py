@@ -87,8 +87,10 @@ def model_of(
     table = first_table(units, profile, background=terms, texture=texture)
     size, strain = sample_start(fwhm, data, profile)
     level = float(np.quantile(data.intensity, 0.1))
-    for name, value in (("size", size), ("strain", strain), ("background:0", level)):
-        table = table.edit(name, value=value)
+    starts = {"size": size, "strain": strain, "background:0": level}
+    for name in table.names:
+        if (own_name := name.rpartition("/")[2]) in starts:
+            table = table.edit(name, value=starts[own_name])
     fixed = instrument is not None and not free_profile
     model = Model(replace(data, instrument=profile), table, fixed, occupancies)
     refuse_unseen(make_frame(model.data, table))
@@ -115,7 +117,7 @@ def job_of(model: Model, stages: Sequence[Stage], project: str = "") -> dict[str
     terms = [row.value for row in table.rows if row.name.startswith("background:")]
     return {
         "two_theta": data.two_theta.tolist(),
-        "intensity": (data.intensity / slits).tolist(),
+        "intensity": np.where(data.weight > 0, data.intensity / slits, 0).tolist(),
         "weight": (data.weight * slits**2).tolist(),
         "excluded": gaps(data.two_theta),
         "instrument": gsas2_instrument(data.radiation, instrument),
@@ -135,10 +137,11 @@ def job_of(model: Model, stages: Sequence[Stage], project: str = "") -> dict[str
 
 
 def gaps(two_theta: Curve) -> list[list[float]]:
-    """Ranges of 2θ (°) without points: lines there are not missing."""
-    step = np.diff(two_theta)
-    wide = np.flatnonzero(step > np.maximum(GAP, 20 * np.median(step)))
-    return [[float(two_theta[i]), float(two_theta[i + 1])] for i in wide]
+    """Ranges of 2θ (°) without points, their ends left out: lines there are not missing."""
+    step = float(np.median(np.diff(two_theta)))
+    wide = np.flatnonzero(np.diff(two_theta) > max(GAP, 20 * step))
+    low, high = two_theta[wide] + step / 2, two_theta[wide + 1] - step / 2
+    return np.column_stack([low, high]).tolist()
 
 
 def _phase(model: Model, i: int) -> dict[str, Any]:

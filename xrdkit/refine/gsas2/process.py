@@ -4,11 +4,14 @@ import importlib.util
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,9 @@ from typing import Any
 VARIABLE = "XRDKIT_GSAS2_PYTHON"
 WORKER = Path(__file__).with_name("worker.py")
 START = 120.0  # s, the longest that importing GSAS-II may take
-LONGEST = 2**28  # characters of an answer
+LONGEST = 2**26  # characters of an answer
+WAITING = 16  # answers that may wait to be read
+PATIENCE = 2.0  # s for a process to end that has closed its output
 SAID = 20  # last lines of standard error that are kept
 HELP = (
     "Install GSAS-II as its own page says (https://gsas-ii.readthedocs.io, 'install'), in "
@@ -44,6 +49,11 @@ def python() -> str:
     return sys.executable
 
 
+def installed() -> bool:
+    """Whether something says that GSAS-II is here; ``version`` finds out if it works."""
+    return bool(os.environ.get(VARIABLE)) or importlib.util.find_spec("GSASII") is not None
+
+
 def version() -> str:
     """GSAS-II's version; a GSAS2Error that says what is missing where it cannot be used."""
     return _version(python())
@@ -53,15 +63,6 @@ def version() -> str:
 def _version(path: str) -> str:
     with Worker(path) as worker:
         return worker.version
-
-
-def available() -> bool:
-    """Whether GSAS-II can be used here."""
-    try:
-        version()
-    except GSAS2Error:
-        return False
-    return True
 
 
 class Worker:
@@ -83,7 +84,7 @@ class Worker:
             raise GSAS2Error(
                 f"{self.path} cannot be run ({error.strerror}); give the path of a Python"
             ) from error
-        self.lines: queue.Queue[str] = queue.Queue()
+        self.lines: queue.Queue[str] = queue.Queue(maxsize=WAITING)
         self.said: deque[str] = deque(maxlen=SAID)
         self.threads = [
             threading.Thread(target=target, daemon=True)
@@ -97,7 +98,8 @@ class Worker:
         try:
             found = self._answer(START)
             if "ready" not in found:
-                raise GSAS2Error(f"{self.path} cannot use GSAS-II: {found}. {HELP}")
+                said = found.get("absent", found)
+                raise GSAS2Error(f"{self.path} cannot use GSAS-II ({said}). {HELP}")
         except BaseException:
             self.close()
             raise
@@ -107,7 +109,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, job: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
+    def ask(self, job: dict[str, Any], timeout: float | int) -> Iterator[dict[str, Any]]:
         """The answers to a job, one for each stage, each within ``timeout`` s."""
         try:
             self.process.stdin.write(json.dumps(job, allow_nan=False) + "\n")
@@ -121,16 +123,23 @@ class Worker:
 
     def close(self) -> None:
         """End the process and all that it started, and wait until it is gone."""
-        if self.process.poll() is None:
-            self.process.kill()
+        self._kill()
         self.process.wait()
-        for thread in self.threads:
-            thread.join(timeout=5)
+        end = time.monotonic() + PATIENCE
+        while self.threads[0].is_alive() and time.monotonic() < end:
+            with suppress(queue.Empty):
+                self.lines.get(timeout=0.05)  # what was said stands in the way of the end
+        self.threads[1].join(timeout=PATIENCE)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            try:
+            with suppress(OSError):  # what was still to be written has no reader
                 stream.close()
-            except OSError:  # what was still to be written has no reader
-                pass
+
+    def _kill(self) -> None:
+        if os.name != "posix":
+            self.process.kill()
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # it leads its own group
 
     def _read_answers(self) -> None:
         while line := self.process.stdout.readline(LONGEST):
@@ -141,7 +150,7 @@ class Worker:
         for line in self.process.stderr:
             self.said.append(line.strip()[:200])
 
-    def _answer(self, timeout: float) -> dict[str, Any]:
+    def _answer(self, timeout: float | int) -> dict[str, Any]:
         try:
             line = self.lines.get(timeout=timeout)
         except queue.Empty:
@@ -165,7 +174,7 @@ class Worker:
     def _end(self) -> str:
         """How the process ended, in words."""
         try:
-            code = self.process.wait(timeout=5)
+            code = self.process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             return "its output is closed"
         how = f"signal {-code}" if code < 0 else f"code {code}"

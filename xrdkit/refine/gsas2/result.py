@@ -18,6 +18,7 @@ from xrdkit.refine.rietveld.results import (
     uncertainties,
 )
 from xrdkit.refine.rietveld.results import values_of as values_by_name
+from xrdkit.refine.rietveld.start import prefix_of
 from xrdkit.refine.rietveld.table import Parameters
 from xrdkit.types import Fit
 
@@ -57,7 +58,7 @@ def fit_of(model: Model, state: State, notes: tuple[str, ...] = ()) -> Fit:
         space_group_symbol=table.units[0].symbol,
         parameters=len(state["names"]) - terms,
         r_values=r_values | {key: first[key] for key in ("r_bragg", "r_f") if key in first},
-        uncertainties=uncertainties(table, spread),
+        uncertainties=uncertainties(table, spread) | shared_occupancies(table, state),
         engine="gsas2",
         values=values_by_name(table),
         correlations=correlations(table, spread),
@@ -79,6 +80,17 @@ def table_of(model: Model, state: State) -> Parameters:
         for row in model.table.rows
     )
     return replace(model.table, rows=rows, note="refined by GSAS-II")
+
+
+def shared_occupancies(table: Parameters, state: State) -> dict[str, float]:
+    """E.s.d.s of occupancies whose sum is kept; GSAS-II varies another parameter."""
+    found = {}
+    for i, unit in enumerate(table.units):
+        for k, site in enumerate(unit.sites):
+            esd = state["dependent"].get(f"{i}::Afrac:{k}", 0.0)
+            if esd > 0:
+                found[f"{prefix_of(table.units, i)}occupancy:{site.label}"] = esd
+    return found
 
 
 def r_factors(

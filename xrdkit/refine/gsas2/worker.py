@@ -20,7 +20,7 @@ from typing import Any
 
 SIZES = (1e-3, 100.0)  # µm, what widths can tell
 LARGEST_U = 0.5  # Å²
-WORSE = 1e-3  # %: what R_wp may rise by in a stage that is kept
+WORSE = 1.0005  # times R_wp: a stage that ends above is undone
 
 
 class Project:
@@ -113,7 +113,7 @@ class Project:
         try:
             r_wp = self.refine(stage["flags"], stage["cycles"])
             why = self.impossible()
-            if not r_wp <= self.best + WORSE:
+            if not r_wp <= self.best * WORSE:
                 why = f"R_wp rose from {self.best:.3f} to {r_wp:.3f} %"
         except Exception as error:  # whatever it is, the stage is undone
             why = f"{type(error).__name__}: {error}"
@@ -122,7 +122,7 @@ class Project:
             shutil.copy(self.folder / "before.gpx", self.path)
             self.gpx = self.api.G2Project(gpxfile=str(self.path))
         else:
-            self.best = r_wp
+            self.best = min(self.best, r_wp)
             answer["state"] = self.state()
         return answer | {"seconds": time.perf_counter() - begin}
 
@@ -161,6 +161,7 @@ class Project:
         return {
             "names": list(fit.get("varyList", [])),
             "covariance": plain(fit.get("covMatrix", [])),
+            "dependent": {k: plain(v[1]) for k, v in fit.get("depSigDict", {}).items()},
             "calculated": plain(rows[3]),
             "background": plain(rows[4]),
             "coefficients": plain(self.histogram.Background[0][3:]),
