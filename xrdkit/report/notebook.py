@@ -15,7 +15,7 @@ from xrdkit.report.markup import (
     r_values_html,
     symbol_html,
 )
-from xrdkit.report.refined import share_text
+from xrdkit.report.refined import sample_text
 from xrdkit.report.sections import phase_html
 from xrdkit.report.setting import Setting, settings_of
 from xrdkit.types import (
@@ -182,7 +182,7 @@ def _refined(value: Fit, settings: list[Setting]) -> str:
     """R values, and every phase with its cell; warnings."""
     factors = (f"{name} {number}" for name, number in r_values_html(value.r_values))
     phases = (
-        f"<div>{phase_html(setting)}{share_text(value, i)}</div>"
+        f"<div>{phase_html(setting)}{sample_text(value, i)}</div>"
         for i, setting in enumerate(settings)
     )
     counts = f"<i>N</i> {value.n_observations}, <i>P</i> {value.n_parameters}"

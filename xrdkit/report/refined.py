@@ -86,18 +86,23 @@ def _phase_lines(fit: Fit, phase: int, setting: Setting) -> list[str]:
     )
     volume = setting.shown("volume", setting.structure.volume, 2)
     unit = fit.table.units[phase]
-    first = f"{unit.name}, {unit.symbol} ({unit.space_group}){share_text(fit, phase)}"
+    first = f"{unit.name}, {unit.symbol} ({unit.space_group}){sample_text(fit, phase)}"
     lines = [first, f"{cell}, V {volume} Å³"]
     return [*lines, text_table(_site_rows(setting))] if setting.sites else lines
 
 
-def share_text(fit: Fit, phase: int) -> str:
-    """The weight fraction of a phase of a mixture; nothing where there is one phase."""
-    if len(fit.phases) < 2:
-        return ""
-    name = f"{prefix_of(fit.table.units, phase)}weight_fraction"
-    share = 100 * fit.phases[phase].weight_fraction
-    return f"; {with_esd(share, 100 * fit.uncertainties.get(name, 0.0))} % by weight"
+def sample_text(fit: Fit, phase: int) -> str:
+    """What a phase is in the sample: its weight fraction in a mixture, its texture."""
+    said, esds = "", fit.uncertainties
+    if len(fit.phases) > 1:
+        name = f"{prefix_of(fit.table.units, phase)}weight_fraction"
+        share = 100 * fit.phases[phase].weight_fraction
+        said += f"; {with_esd(share, 100 * esds.get(name, 0.0))} % by weight"
+    if phase == 0 and fit.table.texture is not None:
+        axis = " ".join(map(str, fit.table.texture))
+        r = with_esd(fit.table["texture"].value, esds.get("texture", 0.0))
+        said += f"; texture along {axis}, r = {r}"
+    return said
 
 
 def _site_rows(setting: Setting) -> Sequence[dict[str, str]]:

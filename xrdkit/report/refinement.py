@@ -23,7 +23,7 @@ from xrdkit.report.markup import (
     table_html,
 )
 from xrdkit.report.pdcif import ENGINES, convention, method
-from xrdkit.report.refined import share_text, unit_of
+from xrdkit.report.refined import sample_text, unit_of
 from xrdkit.report.sections import (
     beam_text,
     entries_html,
@@ -103,7 +103,7 @@ def _quality(fit: Fit, settings: Sequence[Setting]) -> str:
         f"<span>{name}<b>{value}</b></span>" for name, value in r_values_html(fit.r_values)
     )
     phases = "".join(
-        f'<p class="best">{phase_html(setting)}{share_text(fit, i)}</p>'
+        f'<p class="best">{phase_html(setting)}{sample_text(fit, i)}</p>'
         for i, setting in enumerate(settings)
     )
     weights = "all points weigh the same, σ is not known"
