@@ -1,4 +1,4 @@
-"""The Rietveld engine: derivatives, symmetry, known answers, e.s.d.s, messages, stopping."""
+"""The Rietveld engine: derivatives, symmetry, known answers, e.s.d.s, messages."""
 
 import itertools
 from dataclasses import replace
@@ -62,13 +62,12 @@ def model(*structures, texture=None, pattern=None, **values):
     data = observations(pattern or points())
     table = first_table(units, PROFILE, background=3, texture=texture)
     for name, value in values.items():
-        table = table.edit(name.replace("__", ":"), value=value)
+        table = table.edit(name, value=value)
     return table, make_frame(data, table)
 
 
-def counted(table, frame, seed=0, **changes):
+def counted(table, frame, seed=0):
     """A pattern of Poisson counts of a table, on the frame's grid."""
-    del changes
     curve = evaluate(frame, table, table.vector()).curve
     rng = np.random.default_rng(seed)
     y = rng.poisson(curve).astype(float)
@@ -76,7 +75,7 @@ def counted(table, frame, seed=0, **changes):
     return Pattern(x, y, CU, np.sqrt(np.maximum(y, 1)), "counts", instrument=Instrument())
 
 
-def simulated(structure, seed=0, low=15.0, high=100.0, step=0.04, scale=0.4, **values):
+def simulated(structure, seed=0, low=15.0, high=100.0, step=0.04, scale=30.0, **values):
     """Counts of one phase over a sloping background."""
     start = {"scale": scale, "background:0": 60.0, "background:1": -20.0, **values}
     pattern = points(low, high, step)
@@ -93,6 +92,13 @@ def slope(table, frame, name, step):
         values[table.place(name)] += sign * step
         curves.append(evaluate(frame, table, matrix @ values + constant).curve)
     return (curves[0] - curves[1]) / (2 * step)
+
+
+@pytest.fixture(scope="module")
+def example():
+    """A pattern of rutile and its refinement, looked at by several tests."""
+    pattern, truth = simulated(rutile(), seed=1, high=80.0, displacement=0.05)
+    return pattern, truth, refine(pattern, rutile(x=0.30, a=4.605, c=2.965))
 
 
 STEPS = {
@@ -167,7 +173,7 @@ def test_distances_and_angles_have_the_derivatives_of_finite_differences():
 
 
 def test_intensities_are_those_of_pymatgen_apart_from_dispersion_and_motion():
-    table, frame = model(rutile(), **{"u:*": 0.0})
+    table, frame = model(rutile(), **{"u:Ti1": 0.0, "u:O1": 0.0})
     phase = frame.phases[0]
     profile = evaluate(frame, table, table.vector()).phases[0]
     first = phase.wavelength == CU.main
@@ -185,7 +191,7 @@ def test_intensities_are_those_of_pymatgen_apart_from_dispersion_and_motion():
 
 
 def test_structure_factors_are_those_of_gemmi():
-    table, frame = model(quartz(), **{"u:*": 0.01})
+    table, frame = model(quartz(), **{"u:Si1": 0.01, "u:O1": 0.01})
     small = gemmi.SmallStructure()
     small.cell = gemmi.UnitCell(4.913, 4.913, 5.405, 90, 90, 120)
     small.spacegroup_hm = "P 32 2 1"
@@ -234,9 +240,8 @@ def test_transmission_of_a_capillary_is_the_integral_over_its_cross_section():
         assert fitted[0] == pytest.approx(whole, rel=0.02)
 
 
-def test_rutile_with_noise_is_refined_to_the_truth_within_its_errors():
-    pattern, truth = simulated(rutile(), seed=1, displacement=0.05)
-    fit = refine(pattern, rutile(x=0.30, a=4.605, c=2.965))
+def test_rutile_with_noise_is_refined_to_the_truth_within_its_errors(example):
+    _, truth, fit = example
     assert fit.r_values["gof"] == pytest.approx(1, abs=0.05)
     for name in ("a", "c", "x:O1", "u:O1", "u:Ti1", "displacement"):
         off = fit.values[name] - truth[name].value
@@ -246,9 +251,8 @@ def test_rutile_with_noise_is_refined_to_the_truth_within_its_errors():
     assert not any("u:" in text for text in fit.warnings)
 
 
-def test_r_values_are_their_definitions():
-    pattern, _ = simulated(rutile(), seed=2, high=70)
-    fit = refine(pattern, rutile())
+def test_r_values_are_their_definitions(example):
+    pattern, _, fit = example
     y, c, w = fit.observed, fit.calculated, 1 / fit.sigma**2
     assert fit.r_wp == pytest.approx(r_wp(y, c, fit.sigma))
     assert fit.r_values["r_p"] == pytest.approx(100 * np.abs(y - c).sum() / y.sum())
@@ -260,7 +264,7 @@ def test_r_values_are_their_definitions():
 
 
 def test_special_positions_never_move():
-    pattern, _ = simulated(quartz(), seed=3, scale=0.3, high=80)
+    pattern, _ = simulated(quartz(), seed=3, high=80)
     fit = refine(pattern, quartz())
     table, unit = fit.table, fit.table.units[0]
     free = {n for n in table.free if n[:2] in ("x:", "y:", "z:")}
@@ -322,7 +326,7 @@ def test_mixed_sites_share_place_and_displacement_and_can_exchange():
     table = first_table((unit,), PROFILE, background=2)
     assert table["x:Sr1"].tie == "x:La1"
     assert table["u:Sr1"].tie == "u:La1"
-    pattern, _ = simulated(mixed(), seed=4, high=90, scale=0.2)
+    pattern, _ = simulated(mixed(), seed=4, high=90)
     fit = refine(pattern, mixed(), background=2)
     table = fit.table.edit("occupancy:Sr1", tie="1 - occupancy:La1")
     again = refine(pattern, table.edit("occupancy:La1", refine=True, value=0.5))
@@ -336,7 +340,7 @@ def test_weight_fractions_of_a_mixture_come_out():
     halite = Structure.from_spacegroup(
         "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
     )
-    start = {"scale": 0.3, "phase1/scale": 0.2, "background:0": 50.0}
+    start = {"scale": 30.0, "phase1/scale": 20.0, "background:0": 50.0}
     table, frame = model(rutile(), halite, **start)
     fit = refine(counted(table, frame, 5), rutile(a=4.597), phases=[halite])
     masses = [0.3 * rutile().density, 0.2 * halite.density]
@@ -347,7 +351,9 @@ def test_weight_fractions_of_a_mixture_come_out():
 
 
 def test_esds_agree_with_the_spread_of_repeated_measurements():
-    table, frame = model(rutile(), **{"scale": 0.2, "background:0": 40.0})
+    table, frame = model(
+        rutile(), pattern=points(20, 75, 0.05), **{"scale": 20.0, "background:0": 40.0}
+    )
     for name in (
         "scale",
         "a",
@@ -361,7 +367,7 @@ def test_esds_agree_with_the_spread_of_repeated_measurements():
     ):
         table = table.edit(name, refine=True)
     found, said = [], []
-    for seed in range(40):
+    for seed in range(24):
         pattern = counted(table, frame, seed)
         own = make_frame(observations(pattern), table)
         *_, state = minimise(own, table)
@@ -371,12 +377,14 @@ def test_esds_agree_with_the_spread_of_repeated_measurements():
     for name in ("a", "c", "x:O1", "u:Ti1"):
         row = table.place(name)
         ratio = np.std([v[row] for v in found], ddof=1) / np.mean([s[row] for s in said])
-        assert 0.7 < ratio < 1.35, f"{name}: {ratio:.2f}"
+        assert 0.65 < ratio < 1.45, f"{name}: {ratio:.2f}"
 
 
 def test_texture_is_found_along_its_axis():
-    start = {"scale": 0.4, "background:0": 60.0, "texture": 0.75}
-    table, frame = model(rutile(), texture=(0, 0, 1), **start)
+    start = {"scale": 30.0, "background:0": 60.0}
+    table, _ = model(rutile(), texture=(0, 0, 1), pattern=points(15, 80), **start)
+    table = table.edit("texture", value=0.75)
+    frame = make_frame(observations(points(15, 80)), table)
     fit = refine(counted(table, frame, 6), rutile())
     assert fit.table.texture == (0, 0, 1)
     assert abs(fit.values["texture"] - 0.75) < 4 * fit.uncertainties["texture"]
@@ -411,17 +419,17 @@ def test_excluded_ranges_are_left_out():
     assert not ((data.two_theta > 26) & (data.two_theta < 30)).any()
 
 
-def test_without_sigma_there_is_neither_r_exp_nor_gof_but_esds():
-    pattern, _ = simulated(rutile(), seed=11, high=70)
+def test_without_sigma_there_is_neither_r_exp_nor_gof_but_esds(example):
+    pattern, _, _ = example
     bare = replace(pattern, sigma=None, sigma_source="unknown")
-    fit = refine(bare, rutile())
+    fit = refine(bare, example[2].table)
     assert {"r_exp", "gof"}.isdisjoint(fit.r_values)
     assert fit.sigma is None
     assert 0 < fit.uncertainties["a"] < 1e-3
 
 
 def test_restraints_hold_a_distance():
-    pattern, _ = simulated(quartz(), seed=12, scale=0.02, high=60)
+    pattern, _ = simulated(quartz(), seed=12, scale=0.5, high=60)
     fit = refine(pattern, quartz(), restraints=[Restraint(("Si", "O"), 1.70, 0.001)])
     bonds = [b for b in geometry(fit).bonds if b.atoms == ("Si1", "O1")]
     assert all(b.value == pytest.approx(1.70, abs=0.02) for b in bonds)
@@ -431,16 +439,14 @@ def test_restraints_hold_a_distance():
         Restraint(("Si",), 1.6, 0.1)
 
 
-def test_bond_valence_sums_are_the_valences():
-    pattern, _ = simulated(rutile(), seed=13, high=80)
-    sums = geometry(refine(pattern, rutile())).valences
+def test_bond_valence_sums_are_the_valences(example):
+    sums = geometry(example[2]).valences
     assert sums["Ti1"] == pytest.approx(4, abs=0.5)
     assert sums["O1"] == pytest.approx(2, abs=0.3)
 
 
-def test_a_table_is_edited_rerun_and_undone():
-    pattern, _ = simulated(rutile(), seed=14, high=70)
-    fit = refine(pattern, rutile())
+def test_a_table_is_edited_rerun_and_undone(example):
+    pattern, _, fit = example
     table = fit.table.edit("u:*", refine=False, value=0.02)
     again = refine(pattern, table)
     assert again.values["u:O1"] == 0.02
@@ -490,16 +496,14 @@ def test_stopping_leaves_the_last_good_state():
     assert resumed.r_wp <= seen[-1].best.r_wp + 1e-6
 
 
-def test_refinement_from_a_fit_goes_on_with_its_structure():
-    pattern, _ = simulated(rutile(), seed=16, high=70)
-    fit = refine(pattern, rutile())
+def test_refinement_from_a_fit_goes_on_with_its_structure(example):
+    pattern, _, fit = example
     again = refine(pattern, fit)
     assert again.values["a"] == pytest.approx(fit.values["a"], abs=2e-4)
 
 
-def test_correlations_above_09_are_named():
-    pattern, _ = simulated(rutile(), seed=17, high=70)
-    fit = refine(pattern, rutile())
+def test_correlations_above_09_are_named(example):
+    pattern, _, fit = example
     both = refine(pattern, fit.table.edit("zero", refine=True))
     pairs = [{one, other} for one, other, r in both.correlations if abs(r) > 0.9]
     assert {"zero", "displacement"} in pairs
@@ -518,10 +522,9 @@ def test_numbers_are_written_with_their_esds():
     assert with_esd(2.0, 0.0) == "2"
 
 
-def test_pawley_finds_the_cell_and_a_floor_for_r_wp():
-    pattern, truth = simulated(rutile(), seed=18, high=80)
+def test_pawley_finds_the_cell_and_a_floor_for_r_wp(example):
+    pattern, truth, fit = example
     floor = pawley(pattern, (4.600, 4.600, 2.963, 90, 90, 90), "P4_2/mnm")
-    fit = refine(pattern, rutile())
     assert abs(floor.values["a"] - truth["a"].value) < 4 * floor.uncertainties["a"]
     assert floor.r_wp < fit.r_wp + 0.03
     assert len(floor.structure) == 0
@@ -563,9 +566,8 @@ def test_a_structure_that_is_not_there_ends_with_a_warning_or_a_message():
         assert fit.r_wp > 30
 
 
-def test_singular_parameters_are_named_and_do_no_harm():
-    pattern, _ = simulated(rutile(), seed=21, high=70)
-    fit = refine(pattern, rutile())
+def test_singular_parameters_are_named_and_do_no_harm(example):
+    pattern, _, fit = example
     table = fit.table.edit("occupancy:*", refine=True)  # with the scale: one too many
     again = refine(pattern, table)
     assert again.r_wp <= fit.r_wp + 0.01
@@ -660,9 +662,8 @@ def test_instrument_files_are_read_within_bounds(tmp_path):
         read_instrument(tmp_path / "none.prm")
 
 
-def test_state_is_exact_again_at_the_end():
-    pattern, _ = simulated(rutile(), seed=23, high=70)
-    fit = refine(pattern, rutile(a=4.61))
+def test_state_is_exact_again_at_the_end(example):
+    pattern, _, fit = example
     frame = make_frame(observations(pattern), fit.table)
     state = state_of(frame, fit.table, fit.table.vector())
     assert 100 * np.sqrt(

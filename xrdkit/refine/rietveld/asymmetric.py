@@ -21,7 +21,7 @@ from xrdkit.types import Candidate, Fit
 
 if TYPE_CHECKING:
     import gemmi
-    from pymatgen.core import Structure
+    from pymatgen.core import Composition, Structure
 
 SYMPREC = 0.01  # Å, of structures that come without a space group
 SAME_PLACE = 0.05  # Å; species closer than that share a site
@@ -139,7 +139,7 @@ def _of_structure(structure: "Structure", symprec: float) -> AsymmetricUnit:
     return _unit(name, int(number), np.array(lattice), atoms)
 
 
-def _species(composition: dict) -> tuple[tuple[str, float], ...]:
+def _species(composition: "Composition") -> tuple[tuple[str, float], ...]:
     """Elements (without charges) and occupancies of one place."""
     found: dict[str, float] = {}
     for kind, amount in composition.items():
@@ -283,13 +283,13 @@ def _on(
 
 def _checked(unit: AsymmetricUnit) -> AsymmetricUnit:
     """The unit, unless occupancies are impossible or atoms overlap."""
-    full: Counter[int] = Counter()
+    full: dict[int, float] = {}
     for site in unit.sites:
         if not 0 < site.occupancy <= OVERFULL:
             raise ValueError(
                 f"occupancy {site.occupancy:g} of {site.label} is not in 0–1; correct it"
             )
-        full[site.place] += site.occupancy
+        full[site.place] = full.get(site.place, 0) + site.occupancy
     for place, total in full.items():
         if total > OVERFULL:
             names = ", ".join(s.label for s in unit.sites if s.place == place)
@@ -301,7 +301,7 @@ def _checked(unit: AsymmetricUnit) -> AsymmetricUnit:
     return unit
 
 
-def _refuse_overlap(unit: AsymmetricUnit, full: "Counter[int]") -> None:
+def _refuse_overlap(unit: AsymmetricUnit, full: dict[int, float]) -> None:
     """Refuse places closer than 0.4 Å of which more than one atom's worth is occupied."""
     from pymatgen.core import Lattice
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
+from xrdkit.background import estimate
 from xrdkit.pattern import exclude, inside_ranges
-from xrdkit.peaks import scatter
+from xrdkit.peaks import scatter, typical_fwhm
 from xrdkit.types import Instrument, Pattern, Radiation
 
 MISSING = 20.0  # counts of background above which a point of exactly zero is no measurement
@@ -40,7 +41,9 @@ class Data:
         return int(np.count_nonzero(self.weight))
 
 
-def observations(pattern: Pattern, excluded: tuple[tuple[float, float], ...] = ()) -> Data:
+def observations(
+    pattern: Pattern, excluded: tuple[tuple[float | int, float | int], ...] = ()
+) -> Data:
     """The data of a pattern as measured, without ``excluded`` ranges of 2θ (°).
 
     Points of exactly zero in a pattern that has a background were not measured, and get no
@@ -70,6 +73,18 @@ def observations(pattern: Pattern, excluded: tuple[tuple[float, float], ...] = (
         pattern.sigma is not None,
         pattern.name,
     )
+
+
+def typical_widths(pattern: Pattern) -> tuple[float, float]:
+    """(a, b) in ° of FWHM² = a² + (b tanθ)², of the strong lines of a measured pattern."""
+    base = estimate(pattern.two_theta, pattern.intensity)
+    above = pattern.intensity - base
+    top = max(float(above.max()), 1e-12)
+    sigma = None if pattern.sigma is None else pattern.sigma / top
+    flat = replace(
+        pattern, intensity=above / top, sigma=sigma, background=base / top, prepared=True
+    )
+    return typical_fwhm(flat)
 
 
 def with_radiation(data: Data, radiation: Radiation) -> Data:

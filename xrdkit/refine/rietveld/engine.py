@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from xrdkit.crystal import to_structure
-from xrdkit.pattern import prepare
-from xrdkit.peaks import typical_fwhm
 from xrdkit.refine.rietveld.asymmetric import SYMPREC, AsymmetricUnit, asymmetric_unit
-from xrdkit.refine.rietveld.data import Data, observations
+from xrdkit.refine.rietveld.data import Data, observations, typical_widths
 from xrdkit.refine.rietveld.frame import make_frame
 from xrdkit.refine.rietveld.least_squares import state_of
 from xrdkit.refine.rietveld.restraints import Restraint
@@ -49,7 +47,7 @@ def refine(
     displacement: str = "site",
     occupancies: bool = False,
     restraints: Sequence[Restraint] = (),
-    exclude: Sequence[tuple[float, float]] = (),
+    exclude: Sequence[tuple[float | int, float | int]] = (),
     symprec: float = SYMPREC,
     esd: Esd = "gof",
     cycles: int = 40,
@@ -88,7 +86,7 @@ def refine_steps(
     displacement: str = "site",
     occupancies: bool = False,
     restraints: Sequence[Restraint] = (),
-    exclude: Sequence[tuple[float, float]] = (),
+    exclude: Sequence[tuple[float | int, float | int]] = (),
     symprec: float = SYMPREC,
     esd: Esd = "gof",
     cycles: int = 40,
@@ -196,7 +194,7 @@ def units_of(
 
 def first_profile(pattern: Pattern) -> Instrument:
     """Widths somewhat above those of the pattern's lines, so that lines meet."""
-    width, slope = typical_fwhm(prepare(pattern))
+    width, slope = typical_widths(pattern)
     middle = np.tan(np.radians(float(np.mean(pattern.two_theta[[0, -1]])) / 2))
     fwhm = float(np.hypot(width, slope * middle))
     return replace(

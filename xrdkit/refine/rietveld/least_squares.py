@@ -1,7 +1,7 @@
 """Levenberg–Marquardt on a parameter table, within limits, with covariance."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -134,7 +134,7 @@ def at_limit(table: Parameters, state: State) -> Bool[np.ndarray, " free"]:
 
 
 def _settled(state: State) -> State:
-    return State(**{**state.__dict__, "converged": True})
+    return replace(state, converged=True)
 
 
 def _steps(frame: Frame, table: Parameters, state: State) -> Stepper:

@@ -11,10 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xrdkit.background import estimate
-from xrdkit.pattern import prepare
-from xrdkit.peaks import typical_fwhm
 from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit, cell_only
-from xrdkit.refine.rietveld.data import Data, observations
+from xrdkit.refine.rietveld.data import Data, observations, typical_widths
 from xrdkit.refine.rietveld.engine import TERMS, first_profile, refuse_unseen
 from xrdkit.refine.rietveld.frame import Frame, intensity_name, make_frame, unit_reflections
 from xrdkit.refine.rietveld.least_squares import state_of
@@ -43,12 +41,12 @@ MOST_LINES = 1500  # intensities that are refined; more are only partitioned (Le
 
 def pawley(
     pattern: Pattern,
-    cell: Sequence[float],
+    cell: Sequence[float | int],
     space_group: int | str,
     *,
     instrument: Instrument | None = None,
     background: int | None = None,
-    exclude: Sequence[tuple[float, float]] = (),
+    exclude: Sequence[tuple[float | int, float | int]] = (),
     esd: Esd = "gof",
     cycles: int = 15,
 ) -> Fit:
@@ -72,12 +70,12 @@ def pawley(
 
 def pawley_steps(
     pattern: Pattern,
-    cell: Sequence[float],
+    cell: Sequence[float | int],
     space_group: int | str,
     *,
     instrument: Instrument | None = None,
     background: int | None = None,
-    exclude: Sequence[tuple[float, float]] = (),
+    exclude: Sequence[tuple[float | int, float | int]] = (),
     esd: Esd = "gof",
     cycles: int = 15,
 ) -> Iterator[Progress]:
@@ -92,7 +90,7 @@ def pawley_steps(
     options = Options(instrument is not None, background, cycles=cycles)
     unit = _checked(cell, space_group)
     profile = instrument or first_profile(pattern)
-    widths = typical_fwhm(prepare(pattern))
+    widths = typical_widths(pattern)
     table = _first_table(data, unit, profile, background or TERMS, widths)
     refuse_unseen(make_frame(data, table))
     table = _with_background(table, data)
@@ -105,7 +103,7 @@ def pawley_steps(
     return fit_of(outcome, esd)
 
 
-def _checked(cell: Sequence[float], space_group: int | str) -> AsymmetricUnit:
+def _checked(cell: Sequence[float | int], space_group: int | str) -> AsymmetricUnit:
     """A cell with its space group, if it is one."""
     values = np.array([float(value) for value in cell])
     if len(values) != 6 or not possible(values):

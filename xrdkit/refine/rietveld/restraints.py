@@ -22,8 +22,8 @@ class Restraint:
     """
 
     atoms: tuple[str, ...]
-    target: float
-    tolerance: float
+    target: float | int
+    tolerance: float | int
     phase: int = 0
 
     def __post_init__(self) -> None:

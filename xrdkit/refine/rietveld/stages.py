@@ -268,7 +268,7 @@ def _textured(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outco
 def _worth(rich: Outcome, plain: Outcome, more: int) -> bool:
     """Whether BIC is lower with so many parameters more (effective_count observations)."""
     n = effective_count(rich.data, rich.state.evaluation.curve)
-    return n * np.log(plain.state.chi2 / rich.state.chi2) > more * np.log(n)
+    return bool(n * np.log(plain.state.chi2 / rich.state.chi2) > more * np.log(n))
 
 
 def _pruned(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:

@@ -39,13 +39,13 @@ class Parameter:
     """
 
     name: str
-    value: float
+    value: float | int
     esd: float | None = None
     refine: bool = False
-    low: float = -np.inf
-    high: float = np.inf
+    low: float | int = -np.inf
+    high: float | int = np.inf
     tie: str = ""
-    restraint: tuple[float, float] | None = None
+    restraint: tuple[float | int, float | int] | None = None
     by_symmetry: bool = False
 
 
@@ -266,7 +266,7 @@ def parse_tie(text: str) -> tuple[dict[str, float], float]:
     return terms, constant
 
 
-def _inward(name: str, value: float) -> float:
+def _inward(name: str, value: float | int) -> float | int:
     if not is_size(name):
         return value
     return SIZE / value if value > 0 else np.inf
