@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xrdkit.cli.inputs import add_pattern, bar, measured, plain_errors, warn
-from xrdkit.cli.words import axis, pattern_path, positive
+from xrdkit.cli.words import axis, pattern_path, positive, tolerance
 
 if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
     from xrdkit.types import Fit, Instrument, Pattern, Progress
 
 ENDS = (".cif", ".csv", ".html")
@@ -26,6 +28,12 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         default=[],
         metavar="CIF",
         help="a further phase in the sample; may be repeated",
+    )
+    sub.add_argument(
+        "--symprec",
+        type=tolerance,
+        metavar="Å",
+        help="look for the space group within this (default: the one of the CIF)",
     )
     sub.add_argument("--engine", choices=("builtin", "gsas2"), default="builtin")
     sub.add_argument(
@@ -60,7 +68,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
 
 def run_refine(args: argparse.Namespace) -> None:
     """Refine, print R values, cells and sites, write CIF, table and page."""
-    from xrdkit.refine.gsas2 import read_instrument
+    from xrdkit.formats import read_instrument
     from xrdkit.report import (
         check_file,
         refinement_text,
@@ -114,22 +122,43 @@ def steps_of(
 ) -> "Iterator[Progress]":
     """The refinement that is asked for, step by step."""
     from xrdkit.refine import gsas2, rietveld
-    from xrdkit.refine.rietveld.asymmetric import asymmetric_unit
+    from xrdkit.refine.rietveld.asymmetric import SYMPREC, asymmetric_unit
 
+    start = start_of(args)
     what: dict[str, Any] = {"instrument": profile}
     if args.background:
         what["background"] = args.background
     if args.esd:
         what["esd"] = args.esd
     if args.pawley:
-        unit = asymmetric_unit(args.cif)
+        unit = asymmetric_unit(start, symprec=args.symprec or SYMPREC)
         return rietveld.pawley_steps(pattern, unit.cell, unit.space_group, **what)
     what |= {"phases": args.phase, "occupancies": args.occupancies}
+    if args.symprec:
+        what["symprec"] = args.symprec
     if args.texture:
         what["texture"] = None if args.texture == "none" else args.texture
     if args.engine == "gsas2":
-        return gsas2.refine_steps(pattern, args.cif, project=args.project, **what)
-    return rietveld.refine_steps(pattern, args.cif, **what)
+        return gsas2.refine_steps(pattern, start, project=args.project, **what)
+    return rietveld.refine_steps(pattern, start, **what)
+
+
+def start_of(args: argparse.Namespace) -> "str | Structure":
+    """The CIF in its own space group, or its atoms, whose symmetry is then found.
+
+    Many programs write every atom of the cell in P1: then a warning names what they have.
+    """
+    from xrdkit.crystal import read_cif
+    from xrdkit.refine.rietveld.asymmetric import asymmetric_unit
+
+    if args.symprec:
+        return read_cif(args.cif)
+    if asymmetric_unit(args.cif).space_group == 1:
+        found = asymmetric_unit(read_cif(args.cif))
+        if found.space_group > 1:
+            said = f"{args.cif} is in P1, its atoms have {found.symbol}; "
+            warn([f"{said}give --symprec 0.01 to refine them so"])
+    return args.cif
 
 
 def noted(steps: "Iterator[Progress]", stages: list[tuple[str, str]]) -> "Iterator[Fit]":

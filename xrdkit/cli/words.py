@@ -77,6 +77,14 @@ def axis(text: str) -> tuple[int, ...] | str:
     return tuple(int(value) for value in values)
 
 
+def tolerance(text: str) -> float:
+    """A distance in Å within which atoms count as equivalent."""
+    (value,) = numbers(1, "0.01")(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a tolerance of 0 to 1 Å")
+    return value
+
+
 def positive(text: str) -> int:
     """A whole number of at least one."""
     if not text.isdigit() or int(text) < 1:

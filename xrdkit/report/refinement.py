@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from xrdkit.files import write_text
-from xrdkit.refine.rietveld.geometry import Measure, bonds, valence_sums, with_esd
+from xrdkit.refine.rietveld import Measure, geometry
+from xrdkit.refine.rietveld.geometry import with_esd
 from xrdkit.refine.rietveld.results import Esd
 from xrdkit.refine.rietveld.table import Parameter, kind_of
 from xrdkit.report.curves import curves_of, gaps, lines_of
@@ -66,10 +67,10 @@ def write_refinement(
     (without, the history of the table), ``settings`` what else was chosen, by name; ``esd``
     is what the engine was told of e.s.d.s.
     """
-    if fit.table is None:
+    if fit.table is None or fit.covariance is None:
         raise ValueError(
-            f"engine '{fit.engine}' refines no parameter table; refine the fit with "
-            "xrdkit.refine.rietveld.refine first"
+            f"this fit of engine '{fit.engine}' has no parameter table with covariance; "
+            "refine it with xrdkit.refine.rietveld.refine"
         )
     path = Path(path)
     title = escape(name or path.stem)
@@ -131,12 +132,11 @@ def _phase(fit: Fit, phase: int, setting: Setting) -> str:
     """Sites with bond-valence sums, bond lengths and angles."""
     if not setting.sites:
         return ""
-    values = fit.table.vector()
-    spread = np.zeros((len(values),) * 2) if fit.covariance is None else fit.covariance
-    sums = {k: f"{v:.2f}" for k, v in valence_sums(fit.table, values, phase).items()}
+    found = geometry(fit, phase)
+    sums = {label: f"{value:.2f}" for label, value in found.valences.items()}
     lengths, angles = (
-        [measure for measure in found if not _between_metals(measure, setting)]
-        for found in bonds(fit.table, values, spread, phase)
+        [measure for measure in measures if not _between_metals(measure, setting)]
+        for measures in (found.bonds, found.angles)
     )
     name = escape(fit.table.units[phase].name)
     table = sites_html(setting, "bond-valence sum", sums)
