@@ -268,7 +268,7 @@ def test_page_holds_what_it_must(mixture, tmp_path):
     said = " ".join(page.texts)
     a = with_esd(mixture.values["a"], mixture.uncertainties["a"])
     for word in ("sample 7", f"{mixture.r_wp:.2f} %", "GOF", "1/σ²", "% by weight", a,
-                 "bond lengths", "bond-valence sum", "a warning", "-0.970", "NaCl",
+                 "bond lengths", "valence sum", "a warning", "-0.970", "NaCl",
                  "coordinates", "R_wp 9.00 %", "pymatgen", "How to read", "background:0",
                  f"{mixture.n_observations} points", "without 49.96–52.04°"):  # fmt: skip
         assert word in said, word

@@ -184,7 +184,7 @@ def figure(
         f'<figure class="pattern">{_controls(choice)}{still}'
         '<canvas tabindex="0" role="img" aria-label="observed and calculated pattern; '
         f'arrow keys move and zoom"></canvas><output data-hint="{escape(HINT)}"></output>'
-        f"<figcaption>{_keys(keys)}</figcaption>"
+        f'<figcaption class="keys">{_keys(keys)}</figcaption>'
         f'<script type="application/json">{_json(data)}</script></figure>'
     )
 
@@ -211,7 +211,7 @@ def _controls(choice: str) -> str:
 
 def _keys(keys: Sequence[tuple[str, str]]) -> str:
     return "".join(
-        f'<span class="key" style="background:var(--{name})"></span>{escape(word)}'
+        f'<span><i class="key" style="background:var(--{name})"></i>{escape(word)}</span>'
         for name, word in keys
     )
 

@@ -139,7 +139,7 @@ def _phase(fit: Fit, phase: int, setting: Setting) -> str:
         for measures in (found.bonds, found.angles)
     )
     name = escape(fit.table.units[phase].name)
-    table = sites_html(setting, "bond-valence sum", sums)
+    table = sites_html(setting, "valence sum", sums)
     return (
         f"<h2>Structure of {name}</h2>{table}"
         f'<div class="two">{_measures("bond lengths (Å)", lengths)}'
@@ -196,8 +196,8 @@ def _rows(rows: Sequence[Parameter]) -> str:
     cells = [
         [
             escape(row.name),
-            with_esd(row.value, row.esd or 0.0),
             unit_of(row.name),
+            with_esd(row.value, row.esd or 0.0),
             "" if np.isinf(row.low) else f"{row.low:.5g}",
             "" if np.isinf(row.high) else f"{row.high:.5g}",
             escape(row.tie),
@@ -205,8 +205,8 @@ def _rows(rows: Sequence[Parameter]) -> str:
         ]
         for row in rows
     ]
-    heads = ("parameter", "value", "unit", "least", "most", "follows", "restraint")
-    return table_html(heads, cells, numbers=(1, 3, 4))
+    heads = ("parameter", "unit", "value", "least", "most", "follows", "restraint")
+    return table_html(heads, cells, numbers=(2, 3, 4))
 
 
 def _history(fit: Fit, stages: Stages) -> str:
