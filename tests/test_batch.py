@@ -8,9 +8,10 @@ from candidates import candidate_of, moved
 from pymatgen.core import Structure
 from textbook import STRUCTURES, with_elements
 
-from xrdkit.crystal import symmetry_dataset, to_structure
+from xrdkit.crystal import symmetry_dataset, symmetry_of, to_structure
 from xrdkit.pattern import prepare
 from xrdkit.peaks import typical_fwhm
+from xrdkit.rank import scored
 from xrdkit.refine.batch import STAGES, refine_steps
 from xrdkit.refine.block import EXTRAS, STRAINS, current_frac, current_lattice, pack
 from xrdkit.refine.grid import Grid, make_grid
@@ -281,3 +282,41 @@ def test_fit_of_a_refined_candidate_describes_itself():
     assert np.abs(rest).max() < 0.05
     u = refined(fit).u_iso
     torch.testing.assert_close(u, right.crystal.u_iso, rtol=0, atol=0.002)
+
+
+def textured(candidate: Candidate) -> Pattern:
+    """Pattern of a sample whose grains lie flat, (001) up."""
+    instrument = Instrument(w=0.08**2, u=0.05**2, x=0.03)
+    return prepare(
+        pattern_of(
+            candidate.crystal,
+            CU,
+            two_theta=(10, 90, 4001),
+            instrument=instrument,
+            texture=((0, 0, 1), 0.7),
+        )
+    )
+
+
+def without_symmetry(candidate: Candidate, seed: int) -> Candidate:
+    """The same atoms with every coordinate and cell parameter free, a little off."""
+    crystal = candidate.crystal
+    arrays = (crystal.lattice[0].double().numpy(), crystal.frac.double().numpy())
+    symmetry = symmetry_of(1, *arrays, crystal.numbers.numpy())
+    return moved(replace(candidate, symmetry=symmetry, origin="P1"), 0.005, 0.05, seed)
+
+
+def test_a_preferred_orientation_is_found_and_its_axis_and_ratio_named():
+    right = candidate_of(STRUCTURES["TiO2"])
+    (fit,) = result(textured(right), [moved(right, 0.005, 0.05, 0)])
+    assert fit.phases[0].texture == ((0, 0, 1), 0.7)
+    assert fit.residual < 0.03
+    assert farthest(refined(fit), right.crystal) < 0.02
+
+
+def test_overfitted_rivals_do_not_keep_the_texture_from_the_right_structure():
+    right = candidate_of(STRUCTURES["ZnO"])
+    rivals = [without_symmetry(right, seed) for seed in range(10)]
+    fits = scored(result(textured(right), [*rivals, moved(right, 0.005, 0.05, 0)]))
+    assert fits[0].origin == right.origin
+    assert fits[0].phases[0].texture == ((0, 0, 1), 0.7)

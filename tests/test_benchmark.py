@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
+from textbook import STRUCTURES
 
 from xrdkit import library
 from xrdkit.benchmark import measured, mp20, outcomes, results, summary, summary_text
-from xrdkit.benchmark.counts import compounds, filtered, rate, separation
+from xrdkit.benchmark.counts import agreement, compounds, filtered, rate, separation
 from xrdkit.benchmark.measured_patterns import beam_of
 from xrdkit.benchmark.mixtures import ALONE, MIXED, kept
 from xrdkit.benchmark.scoring import shard_of
@@ -271,6 +272,19 @@ def test_compound_is_right_when_more_than_half_of_its_patterns_are():
     rows = [row(ok, compound="TiO2") for ok in (True, True, False)]
     rows += [row(ok, compound="NaCl") for ok in (True, False)]
     assert compounds(rows, "literature")["first"][:2] == (1, 2)
+
+
+def test_patterns_of_a_compound_agree_with_the_answer_that_most_of_them_have():
+    rutile, anatase = STRUCTURES["TiO2"], STRUCTURES["TiO2 141"]
+    turned = rutile.copy()
+    turned.make_supercell([[0, 1, 0], [1, 0, 0], [0, 0, -1]])
+    answers = [rutile, turned, anatase, None]
+    rows = [
+        row(True, compound="TiO2") | {"first": one and one.as_dict(verbosity=0)}
+        for one in answers
+    ]
+    rows.append(row(True, compound="NaCl") | {"first": STRUCTURES["NaCl"].as_dict()})
+    assert agreement(rows)[:2] == (2, 4)
 
 
 def test_rate_of_no_entries_is_not_known():

@@ -14,11 +14,13 @@ from xrdkit.crystal import from_structures
 from xrdkit.dataset import Table
 from xrdkit.generators.cells import (
     IndexedCell,
+    assigned,
     cells_for,
     formula_volume,
+    held_against,
     index,
     index_steps,
-    lines_of_cell,
+    marks,
     volume_prior,
 )
 from xrdkit.indexing.bravais import parameters, same_lattice, standard, superlattices
@@ -33,6 +35,7 @@ from xrdkit.indexing.search import (
 )
 from xrdkit.pattern import crop, prepare
 from xrdkit.problem import load_library
+from xrdkit.report import write_cells_html
 from xrdkit.simulate import pattern_of
 from xrdkit.solve import run
 from xrdkit.types import Instrument, Pattern, Problem
@@ -234,11 +237,60 @@ def test_lattice_is_the_same_in_any_basis():
     assert not same_lattice(rows, other * 1.05)
 
 
-def test_lines_of_a_cell_are_where_braggs_law_has_them():
-    angle, hkl = lines_of_cell((5.431, 5.431, 5.431, 90.0, 90.0, 90.0), BEAM, 60.0, "F")
-    assert angle[:3] == pytest.approx([28.44, 32.95, 47.30], abs=0.02)
-    assert np.abs(hkl[:2]).tolist() == [[1, 1, 1], [2, 0, 0]]
-    assert lines_of_cell((1.0, 1.0, 1.0, 90.0, 90.0, 90.0), BEAM, 60.0)[0].size == 0
+def test_marks_of_a_cell_are_where_braggs_law_has_them():
+    silicon = held_against(pattern("CsCl"), (5.431, 5.431, 5.431, 90, 90, 90), "F")
+    exact = replace(silicon, cell=(5.431, 5.431, 5.431, 90.0, 90.0, 90.0), zero=0.0)
+    found = marks(exact, pattern("CsCl"))
+    assert found[:3] == pytest.approx([28.44, 32.95, 47.30], abs=0.02)
+    assert found[-1] < 90
+
+
+@pytest.mark.parametrize("zero", [0.0, 0.04])
+def test_a_cell_given_by_hand_is_refined_and_indexes_every_line(zero):
+    seen, truth = pattern("ZnO", zero), (3.25, 3.25, 5.207, 90.0, 90.0, 120.0)
+    held = held_against(seen, (3.26, 3.26, 5.19, 90, 90, 120))
+    assert held.bravais == "hP"
+    assert held.cell == pytest.approx(truth, rel=5e-4)
+    assert held.zero == pytest.approx(zero, abs=0.01)
+    rows = assigned(seen, held)
+    assert len(rows) == held.lines == held.indexed
+    assert sorted(map(abs, map(int, rows[1]["h k l"].split()))) == [0, 0, 2]
+    assert max(abs(row["obs − calc (°)"]) for row in rows) < 0.02
+
+
+def test_a_wrong_cell_says_how_many_lines_it_leaves():
+    held = held_against(pattern("Al2O3"), (3.9, 3.9, 3.9, 90, 90, 90))
+    left = [row for row in assigned(pattern("Al2O3"), held) if not row["h k l"]]
+    assert len(left) == held.lines - held.indexed > 5
+    assert f"{len(left)} of {held.lines} lines are not indexed" in held.warnings
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ((4, 4, 4, 90, 90, 90), "X"),
+            "centring 'X' is not known; give one of P A C I F R",
+        ),
+        (((4, 4, 4, 90, 90), "P"), "give a, b, c, α, β, γ"),
+        (((400, 4, 4, 90, 90, 90), "P"), "not all within 1–100 Å"),
+    ],
+)
+def test_cells_by_hand_that_cannot_be_are_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        held_against(pattern("CsCl"), *given)
+
+
+def test_page_of_cells_has_ticks_lines_and_no_script_of_others(tmp_path):
+    seen = replace(pattern("CsCl"), name="<b>Cs & Cl</b>")
+    cells = index(seen, systems="c", count=3)
+    text = write_cells_html(cells, seen, tmp_path / "cells.html").read_text()
+    assert text.count("<svg") == len(cells)
+    assert "&lt;b&gt;Cs &amp; Cl&lt;/b&gt;" in text
+    assert "<b>Cs" not in text
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    none = write_cells_html([], seen, tmp_path / "none.html").read_text()
+    assert "no cell explains the lines" in none
 
 
 @pytest.mark.slow

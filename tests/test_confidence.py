@@ -28,6 +28,7 @@ GOOD = {
     "noise": 0.05,
     "excess": 0.06,
     "electrons": 0.02,
+    "deviation": 0.3,
     "unexplained": 0.02,
     "missing": 0.01,
     "unmatched": 0.0,
@@ -42,6 +43,7 @@ GOOD = {
 }
 WORSE = {
     "electrons": 0.8,
+    "deviation": 4.0,
     "missing": 0.4,
     "unmatched": 0.5,
     "lead": 3.0,
@@ -188,7 +190,7 @@ def test_reasons_name_what_pulls_the_probability_down():
 
 
 def test_judge_puts_a_good_fit_before_a_bad_one():
-    good = judge(PROBLEM, [fit(PATTERN.intensity, 0.02, parameters=3)])
+    good = judge(PROBLEM, [fit(PATTERN.intensity, 0.02, parameters=2)])
     bad = judge(PROBLEM, [fit(lines_at([25.0, 36.0], [1.0, 1.0]), 0.95, parameters=12)])
     assert good[0] > judged.CONFIDENT
     assert good[1] == "confident"
@@ -237,10 +239,13 @@ def test_electrons_say_which_element_the_pattern_asks_for():
         )
 
     right = judged.electrons(held_against("true"))
-    assert max(map(abs, right.values())) < 1e-3
+    assert max(abs(ln) for ln, _ in right.values()) < 1e-3
     asked = judged.electrons(held_against("wrong"))
-    assert asked[20] - asked[22] > 0.2  # more electrons on the site of Sr than Ca has
+    assert asked[20][0] - asked[22][0] > 0.2  # more electrons on Sr's site than Ca has
     assert max(asked, key=asked.get) == 20
+    ln, error = asked[20]
+    assert 0 < error < judged.OFF
+    assert ln / error > 2
 
 
 def test_type_that_gives_a_structure_by_merging_or_dividing_species_is_found():

@@ -1,6 +1,6 @@
 import json
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import combinations
 
 import numpy as np
@@ -12,7 +12,17 @@ from textbook import STRUCTURES, another_pose, table_of, with_elements
 from textbook import build as build_structure
 
 from xrdkit.dataset import read_table
-from xrdkit.library import build, build_steps, expected_volume, formula_hash, load, save
+from xrdkit.library import (
+    Library,
+    build,
+    build_steps,
+    expected_volume,
+    formula_hash,
+    load,
+    save,
+    type_swelling,
+)
+from xrdkit.problem import load_library
 from xrdkit.structure_types import distance_features, find_types, member_of, type_label
 from xrdkit.types import Progress
 
@@ -316,3 +326,38 @@ def test_volumes_of_textbook_compounds_are_near_measured_ones(known, name):
 def test_volumes_of_a_library_of_one_compound_are_its_own():
     library = build(table_of([SALT]))
     assert expected_volume(library, {11: 1, 17: 1}) == pytest.approx(22.42, rel=0.02)
+
+
+def rock_salts() -> Library:
+    """Six rock salts; every atom is expected to take 20 Å³."""
+    salts = [("Na", "Cl", 5.64), ("K", "Cl", 6.29), ("K", "Br", 6.6)]
+    salts += [("Mg", "O", 4.21), ("Ni", "O", 4.18), ("Ca", "O", 4.81)]
+    structures = [
+        Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [x, y], [[0] * 3, [0.5] * 3])
+        for x, y, a in salts
+    ]
+    known = build(table_of(structures))
+    return replace(known, volumes=np.full_like(known.volumes, 20.0), cache={})
+
+
+def test_swelling_of_a_type_is_that_of_members_with_the_same_elements():
+    known = rock_salts()
+    oxide = type_swelling(known, 0, {12: 1, 8: 1})
+    chloride = type_swelling(known, 0, {19: 1, 17: 1})
+    assert np.log(4.18**3 / 160) < oxide < -0.3
+    assert 0.2 < chloride < np.log(6.6**3 / 160)
+    without = known.without(("KCl", "KBr", "NaCl"))
+    assert type_swelling(without, 0, {19: 1, 17: 1}) < -0.3
+
+
+def test_swelling_of_few_members_is_pulled_towards_none():
+    alone = rock_salts().without(("MgO", "NiO", "CaO", "NaCl", "KBr"))
+    assert type_swelling(alone, 0, {19: 1, 17: 1}) == pytest.approx(
+        np.log(6.29**3 / 160) / 2, rel=1e-3
+    )
+    assert type_swelling(alone.without(("KCl",)), 0, {19: 1, 17: 1}) == 0
+
+
+def test_averaged_prototypes_say_nothing_of_swelling():
+    shipped = load_library(None)
+    assert type_swelling(shipped, int(shipped.kind[0]), {22: 1, 8: 2}) == 0

@@ -380,3 +380,19 @@ def test_many_elements_are_merged_by_pairs_and_triples_alone():
     assert all(len(g) <= 3 for merge in found for g in merge.groups)
     assert (8,) in found[0].groups
     assert len(found[0].groups) == 15
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        (((13, 15), (8,)), True),  # AlPO4
+        (((12, 14), (8,)), True),  # Mg2SiO4
+        (((57, 58), (25,), (8,)), False),  # (La,Ce)MnO3
+        (((26, 27), (8,)), False),
+        (((24, 28),), False),  # Cr–Ni, an alloy
+        (((0, 22), (8,)), False),  # vacancies
+        (((12, 14, 17), (8,)), True),
+    ],
+)
+def test_cations_of_other_charge_are_not_expected_on_one_site(groups, expected):
+    assert merges.unlike(groups) is expected

@@ -126,14 +126,14 @@ def test_small_differences_of_refinement_are_duplicates():
     other = STRUCTURES["TiO2"].copy()
     other.perturb(0.02)
     moved = fit(another_pose(other, generator), parameters=30, residual=0.099)
-    kept = merged([fit(STRUCTURES["TiO2"]), moved])
+    kept = merged(scored([moved, fit(STRUCTURES["TiO2"])]))
     assert len(kept) == 1
     assert kept[0].parameters == 6
 
 
 def test_of_duplicates_the_much_better_fit_stays_however_many_parameters_it_has():
     simple, better = fit(STRUCTURES["TiO2"], 0.3), fit(STRUCTURES["TiO2"], 0.05, 20)
-    assert merged([simple, better])[0].residual == 0.05
+    assert merged(scored([simple, better]))[0].residual == 0.05
 
 
 def test_merged_fit_takes_the_best_score_of_its_duplicates():

@@ -9,6 +9,7 @@ import pytest
 from pymatgen.analysis.diffraction.xrd import XRDCalculator
 from pymatgen.core import Lattice, Structure
 
+from xrdkit.crystal import read_cif
 from xrdkit.metrics import r_wp
 from xrdkit.pattern import prepare, read, write
 from xrdkit.refine.rietveld import Restraint, geometry, pawley, refine, refine_steps
@@ -38,7 +39,7 @@ def rutile(x=0.305, a=4.594, c=2.959):
 def quartz():
     return Structure.from_spacegroup(
         "P3_221", Lattice.hexagonal(4.913, 5.405), ["Si", "O"],
-        [[0.4697, 0, 0], [0.4135, 0.2669, 0.1191]],
+        [[0.4697, 0, 2 / 3], [0.4135, 0.2669, 0.7858]],
     )  # fmt: skip
 
 
@@ -105,7 +106,7 @@ STEPS = {
     "background:1": 1e-3, "zero": 1e-5, "displacement": 1e-4, "U": 1e-6, "V": 1e-6,
     "W": 1e-6, "X": 1e-6, "Y": 1e-6, "asymmetry": 1e-5, "roughness": 1e-5,
     "roughness_depth": 1e-5, "absorption": 1e-5, "scale": 1e-5, "a": 1e-6, "c": 1e-6,
-    "size": 1e-4, "strain": 1e-7, "texture": 1e-5, "x:Si1": 1e-6, "x:O1": 1e-6,
+    "size": 1e-4, "strain": 1e-7, "texture": 1e-5, "x:O1": 1e-6,
     "y:O1": 1e-6, "z:O1": 1e-6, "u:Si1": 1e-6, "u:O1": 1e-6, "occupancy:O1": 1e-5,
 }  # fmt: skip
 
@@ -119,7 +120,8 @@ def test_every_derivative_agrees_with_finite_differences():
     matrix, _ = table.ties()
     wanted = np.ones(len(table), bool)
     jacobian = evaluate(frame, table, table.vector(), wanted).jacobian @ matrix
-    for name, step in STEPS.items():
+    silicon = next(n for n in table.names if n.endswith(":Si1") and not table[n].tie)
+    for name, step in {**STEPS, silicon: 1e-6}.items():
         numeric = slope(table, frame, name, step)
         analytic = jacobian[:, table.place(name)]
         error = np.abs(numeric - analytic).max() / np.abs(numeric).max()
@@ -149,7 +151,9 @@ def test_cell_derivatives_agree_with_finite_differences():
     for k in range(6):
         change = 1e-5 * np.eye(6)[k]
         pair = [inverse_d_squared(hkl, cell + s * change)[0] for s in (1, -1)]
-        np.testing.assert_allclose(slopes[:, k], (pair[0] - pair[1]) / 2e-5, rtol=1e-6)
+        np.testing.assert_allclose(
+            slopes[:, k], (pair[0] - pair[1]) / 2e-5, rtol=1e-6, atol=1e-9
+        )
         volumes = [volume(cell + s * change) for s in (1, -1)]
         numeric = (volumes[0] - volumes[1]) / 2e-5
         np.testing.assert_allclose(volume_derivatives(cell)[k], numeric, rtol=1e-5)
@@ -268,12 +272,16 @@ def test_special_positions_never_move():
     fit = refine(pattern, quartz())
     table, unit = fit.table, fit.table.units[0]
     free = {n for n in table.free if n[:2] in ("x:", "y:", "z:")}
-    assert free == {"x:Si1", "x:O1", "y:O1", "z:O1"}
-    assert table["y:Si1"].value == unit.sites[0].frac[1]
+    silicon, oxygen = unit.sites
+    assert (len(silicon.free), silicon.multiplicity, len(oxygen.free)) == (1, 3, 3)
+    assert len(free) == 4
+    fixed = [k for k in range(3) if silicon.free[0, k] == 0]
+    values = [table[f"{'xyz'[k]}:Si1"].value for k in fixed]
+    assert values == pytest.approx(silicon.frac[fixed].tolist(), abs=1e-12)
     again = asymmetric_unit(fit.structure, symprec=1e-4)
     assert (again.space_group, len(again.sites)) == (154, 2)
     with pytest.raises(ValueError, match="by symmetry"):
-        table.edit("y:Si1", refine=True)
+        table.edit(f"{'xyz'[fixed[0]]}:Si1", refine=True)
 
 
 @pytest.mark.parametrize("number", [1, 4, 8, 36, 76, 99, 143, 160])
@@ -284,12 +292,12 @@ def test_one_site_holds_the_origin_of_polar_groups(number):
         8: (4, 5, 6, 90, 100, 90),
     }
     systems |= {36: (4, 5, 6, 90, 90, 90), 76: (4, 4, 6, 90, 90, 90)}
-    cell = systems.get(number, (4, 4, 6, 90, 90, 90 if number == 99 else 120))
+    cell = systems.get(number, (8, 8, 9, 90, 90, 90 if number == 99 else 120))
     structure = Structure.from_spacegroup(
         number,
         Lattice.from_parameters(*cell),
         ["Pb", "O"],
-        [[0.1, 0.23, 0.3], [0.3, 0.1, 0.7]],
+        [[0.1, 0.27, 0.3], [0.4, 0.05, 0.7]],
     )
     unit = asymmetric_unit(structure)
     table = first_table((unit,), PROFILE, background=1)
@@ -310,7 +318,7 @@ def test_a_cif_keeps_its_own_space_group_in_another_setting(tmp_path):
     unit = asymmetric_unit(path)
     assert (unit.space_group, unit.symbol) == (14, "P2_1/c")
     lines = XRDCalculator(CU.main).get_pattern(
-        Structure.from_file(path), two_theta_range=(10, 40)
+        read_cif(str(path)), two_theta_range=(10, 40)
     )
     table = first_table((unit,), PROFILE, background=1)
     bragg = make_frame(observations(points(10, 40)), table).phases[0].bragg
@@ -398,7 +406,7 @@ def test_with_the_instrument_given_size_and_strain_mean_something():
 
 
 def test_gaussian_widths_stay_positive_over_the_whole_range():
-    pattern, _ = simulated(rutile(), seed=8, high=140, u=-0.0003, v=0.0002, w=0.004)
+    pattern, _ = simulated(rutile(), seed=8, high=140, U=-0.0003, V=0.0002, W=0.004)
     fit = refine(pattern, rutile())
     frame = make_frame(observations(pattern), fit.table)
     assert narrowest(frame, fit.table, fit.table.vector())[1] > -1e-6
@@ -459,7 +467,7 @@ def test_a_table_is_edited_rerun_and_undone(example):
     assert fit.table.from_frame(frame)["zero"].refine
     assert "<table>" in table._repr_html_()
     assert "x:O1" in table._repr_html_()
-    assert "y:O1" not in table._repr_html_(), "what symmetry fixes is not shown"
+    assert ">y:O1<" not in table._repr_html_(), "what symmetry fixes is not shown"
 
 
 def test_ties_are_sums_and_anything_else_is_refused():
@@ -537,11 +545,11 @@ def test_pawley_finds_the_cell_and_a_floor_for_r_wp(example):
 def test_what_cannot_be_refined_is_said(tmp_path):
     pattern, _ = simulated(rutile(), seed=19, high=70)
     small = Structure(Lattice.cubic(1.2), ["H"], [[0, 0, 0]])
-    heavy = Structure(Lattice.cubic(4), ["Og"], [[0, 0, 0]])
+    heavy = Structure(Lattice.cubic(4), ["Es"], [[0, 0, 0]])
     close = Structure(Lattice.cubic(5), ["Ti", "O"], [[0, 0, 0], [0.02, 0.03, 0.03]])
     full = Structure(Lattice.cubic(5), ["Ti", "O"], [[0, 0, 0], [0.001, 0, 0]])
     for structure, message in (
-        (small, "no reflection"), (heavy, "Og"), (close, "apart"), (full, "sum to 2"),
+        (small, "no reflection"), (heavy, "Es"), (close, "apart"), (full, "sum to 2"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             refine(pattern, structure)
@@ -568,7 +576,9 @@ def test_a_structure_that_is_not_there_ends_with_a_warning_or_a_message():
 
 def test_singular_parameters_are_named_and_do_no_harm(example):
     pattern, _, fit = example
-    table = fit.table.edit("occupancy:*", refine=True)  # with the scale: one too many
+    table = fit.table.edit(
+        "occupancy:*", refine=True, value=0.9
+    )  # with the scale: one too many
     again = refine(pattern, table)
     assert again.r_wp <= fit.r_wp + 0.01
     assert any("not determined" in text for text in again.warnings)
@@ -651,9 +661,9 @@ def test_instrument_files_are_read_within_bounds(tmp_path):
     for content, message in (
         (text.replace("PXC", "PNT"), "only PXC"), ("hello\n", "no instrument file"),
         (text.replace("U:1", "U:abc"), "number is needed"), ("x" * 200_000, "at most"),
-        (text.replace("U:1", "U:nan"), "not finite"), ("INS   HTYPE   PNCR\n", "only PXC"),
-        ("INS   HTYPE   PXCR\n", "no wavelengths"),
-        ("INS   HTYPE   PXCR\nINS  1 ICONS 1.5 0 0 0 0.5\nINS  1PRCF1 4 8 0\n", "function 4"),
+        (text.replace("U:1", "U:nan"), "not finite"), ("INS   HTYPE PNCR\n", "only PXC"),
+        ("INS   HTYPE PXCR\n", "no wavelengths"),
+        ("INS   HTYPE PXCR\nINS  1 ICONS 1 0 0 0 0.5\nINS  1PRCF1 4 8 0\n", "function 4"),
     ):  # fmt: skip
         path.write_text(content)
         with pytest.raises(ValueError, match=message):

@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from xrdkit.dataset import Table
 from xrdkit.files import write_whole
@@ -26,6 +26,7 @@ from xrdkit.structure_types import Member, find_types, member_of, type_label
 from xrdkit.types import Progress
 
 FORMAT = 1
+STRANGE = 0.1  # share of elements that even a member without common ones counts as having
 
 
 @dataclass(frozen=True)
@@ -226,11 +227,49 @@ def expected_volume(library: Library, formula: Mapping[int, float | int]) -> flo
     return float(counts[0] @ volumes / counts.sum())
 
 
+def type_swelling(library: Library, kind: int, formula: Mapping[int, float | int]) -> float:
+    """ln of how much larger a type's compounds are than their elements let expect.
+
+    A mean over its members in use, where those count most that share elements with the
+    formula, pulled towards none as by one member more. Averaged prototypes say nothing.
+    """
+    rows = library.rows[library.kind[library.rows] == kind]
+    if "swelling" not in library.cache:
+        library.cache["swelling"] = _swellings(library)
+    swelling, elements = library.cache["swelling"]
+    wanted = np.zeros(elements.shape[1], bool)
+    wanted[[z - 1 for z, n in formula.items() if n > 0]] = True
+    rows = rows[elements[rows].any(1)]
+    if not len(rows):
+        return 0.0
+    shared = (elements[rows] & wanted).sum(1) / (elements[rows] | wanted).sum(1)
+    weight = (STRANGE + shared) ** 2
+    members = weight.sum() ** 2 / (weight**2).sum()
+    mean = float(weight @ swelling[rows] / weight.sum())
+    return mean * float(members / (members + 1))
+
+
+def _swellings(
+    library: Library,
+) -> tuple[Float[np.ndarray, " members"], Bool[np.ndarray, "members elements"]]:
+    """ln(volume / expected) of every member, and which elements are in it."""
+    counts = _element_counts(library)
+    volume = np.abs(np.linalg.det(library.lattice.astype(float)))
+    expected = (counts * library.volumes[volume_class(counts)]).sum(1)
+    return np.log(volume / np.maximum(expected, 1e-9)), counts[:, 1:] > 0
+
+
+def _element_counts(library: Library) -> Float[np.ndarray, "members elements"]:
+    """Atoms of every atomic number in the members."""
+    counts = np.zeros((len(library.kind), 104))
+    owner = np.repeat(np.arange(len(library.kind)), library.counts)
+    np.add.at(counts, (owner, library.elements[owner, library.slot]), 1)
+    return counts
+
+
 def fit_volumes(library: Library) -> Float[np.ndarray, "classes elements"]:
     """Atomic volumes in Å³ whose sums give cell volumes with the least relative error."""
-    owner = np.repeat(np.arange(len(library)), library.counts)
-    counts = np.zeros((len(library), 104))
-    np.add.at(counts, (owner, library.elements[owner, library.slot]), 1)
+    counts = _element_counts(library)
     volume = np.abs(np.linalg.det(library.lattice.astype(float)))
     kinds = volume_class(counts)
     overall = _least_squares(counts, volume, np.median(volume / library.counts))

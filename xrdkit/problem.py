@@ -162,7 +162,7 @@ def pose(
     """A checked Problem with its pattern prepared and its library loaded and thinned."""
     counts = reduced(parse_formula(formula))
     inside = _contents(contents, counts, formula) if contents else None
-    cells = (_cell(cell),) if cell is not None else ()
+    cells = ((usable_cell(cell), 1.0),) if cell is not None else ()
     group = space_group_number(space_group) if space_group is not None else None
     exclude = (exclude,) if isinstance(exclude, str) else exclude
     for left_out in exclude:
@@ -267,8 +267,8 @@ def _contents(text: str, formula: dict[str, float], name: str) -> dict[str, floa
     return counts
 
 
-def _cell(cell: tuple[float | int, ...]) -> tuple[tuple[float, ...], float]:
-    """A cell (a, b, c, α, β, γ) that encloses a volume, with weight one."""
+def usable_cell(cell: tuple[float | int, ...]) -> tuple[float, ...]:
+    """A cell (a, b, c in Å, α, β, γ in °) that encloses a volume."""
     values = tuple(float(v) for v in cell)
     if len(values) != 6:
         raise ValueError(f"cell {values} has {len(values)} numbers; give a, b, c, α, β, γ")
@@ -279,4 +279,4 @@ def _cell(cell: tuple[float | int, ...]) -> tuple[tuple[float, ...], float]:
     square = 1 - (cosines**2).sum() + 2 * cosines.prod()
     if not all(20 < v < 160 for v in angles) or square <= 1e-3:
         raise ValueError(f"cell angles {angles} enclose no volume; give degrees")
-    return values, 1.0
+    return values

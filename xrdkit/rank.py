@@ -21,7 +21,6 @@ from xrdkit.wavelengths import has_kbeta
 SHORTEST = 0.55  # of the sum of covalent radii
 SYSTEMATIC, FLOOR = 0.5, 0.001  # R0 = SYSTEMATIC · best residual + FLOOR
 OBSERVATIONS = 120  # more points than this are not independent where models are wrong
-SIMPLER = 1.15  # of duplicates the simplest stays whose residual is below this × the best
 SAME = 0.06  # largest difference of normalised distances between duplicates
 TOLD = 3.0  # difference of log evidence from which two models count as told apart
 
@@ -75,37 +74,15 @@ def scored(fits: list[Fit]) -> list[Fit]:
 
 
 def merged(fits: list[Fit]) -> list[Fit]:
-    """Fits of distinct structures, in order of score.
-
-    Of duplicates the one with fewest parameters stays, unless another one's residual is
-    much lower; it takes the place of the best.
-    """
-    groups: list[list[Fit]] = []
+    """Fits of distinct structures: of duplicates the one with the best score."""
+    chosen: list[Fit] = []
     seen: list[tuple[tuple, np.ndarray]] = []
     for fit in fits:
         mine = fingerprint(fit)
-        same = [i for i, other in enumerate(seen) if alike(mine, other)]
-        if same:
-            groups[same[0]].append(fit)
-        else:
-            groups.append([fit])
+        if not any(alike(mine, other) for other in seen):
+            chosen.append(fit)
             seen.append(mine)
-    return [_simplest(group) for group in groups]
-
-
-def _simplest(group: list[Fit]) -> Fit:
-    """The duplicate with fewest parameters, then atoms, that fits about as well.
-
-    Of those alike in that too, the one with the best score.
-    """
-    limit = SIMPLER * min(f.residual for f in group) + FLOOR
-    fair = [f for f in group if f.residual <= limit]
-
-    def size(fit: Fit) -> tuple[int, int, float]:
-        return fit.parameters, len(fit.phases[0].crystal.numbers), -fit.score
-
-    chosen = min(fair, key=size)
-    return replace(chosen, score=max(f.score for f in group))
+    return chosen
 
 
 def fingerprint(fit: Fit) -> tuple[tuple, Float[np.ndarray, " features"]]:

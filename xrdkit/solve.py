@@ -7,6 +7,7 @@ for each source:          known types with these elements, orderings of simpler 
 raised                    higher symmetry that the best nearly have, refined beside them
 solution = rank           one score, duplicates merged, confidence
 explained                 what the pattern determines, names for what is left
+refined_steps             the best few by full profile (Rietveld), where an engine is named
 """
 
 import time
@@ -27,6 +28,7 @@ from xrdkit.problem import pose
 from xrdkit.rank import rank, scored, sound
 from xrdkit.refine.batch import refine_steps
 from xrdkit.refine.determined import determined
+from xrdkit.refine.final import check_engine, refined_steps
 from xrdkit.refine.symmetry import raised
 from xrdkit.types import Candidate, Fit, Pattern, Problem, Progress, Solution, Source
 
@@ -65,6 +67,7 @@ def solve_steps(
     device: torch.device | str | None = None,
     phases: "tuple[str | Path | Structure, ...]" = (),
     index: bool = False,
+    engine: str | None = None,
     **given: Any,
 ) -> Iterator[Progress]:
     """The pipeline as a generator: yields Progress, returns the Solution.
@@ -77,6 +80,8 @@ def solve_steps(
         raise ValueError("no sources or no candidates are asked for; give at least one")
     if index and given.get("cell") is not None:
         raise ValueError("a cell is given and cells are to be looked for; give one of them")
+    if engine:
+        check_engine(engine, pattern)
     problem = with_known(pose(pattern, formula, **given), several(phases))
     if index:
         problem = yield from cells_for(problem)
@@ -87,8 +92,12 @@ def solve_steps(
     lap("rank")
     solution = explained(solution, where)
     lap("explain")
+    if engine:
+        solution = yield from refined_steps(solution, pattern, engine)
+        lap("full profile")
     asked_for = {"formula": formula, "sources": sources, "candidates": candidates}
-    asked_for |= {"seed": seed, "phases": phases, "index": index, **given}
+    asked_for |= {"seed": seed, "phases": phases, "index": index, "engine": engine}
+    asked_for |= given
     return replace(solution, seconds=lap.seconds, settings=asked_for)
 
 
@@ -169,7 +178,9 @@ def seen_with(problem: Problem, fits: list[Fit]) -> Problem:
 def again(fit: Fit) -> Candidate:
     """A fit as a candidate to be refined once more, from where it is."""
     phase = fit.phases[0]
-    return Candidate(phase.crystal, phase.symmetry, fit.origin, fit.prior, fit.known)
+    return Candidate(
+        phase.crystal, phase.symmetry, fit.origin, fit.prior, fit.known, fit.swelling
+    )
 
 
 def solve(
@@ -187,6 +198,7 @@ def solve(
     candidates: int = 20,
     seed: int = 0,
     device: torch.device | str | None = None,
+    engine: str | None = None,
     progress: bool = True,
 ) -> Solution:
     """Ranked, refined structures for a powder pattern and a chemical formula.
@@ -195,7 +207,9 @@ def solve(
     is given: (a, b, c, α, β, γ) in Å and degrees, in any setting. ``phases`` are known to
     be in the sample too: CIF files, Structures or formulas. With ``index`` cells are looked
     for in the lines first and proposed to every source. ``exclude`` lists reduced formulas
-    to be left out of the library; without ``library`` the shipped prototypes serve.
+    to be left out of the library; without ``library`` the shipped prototypes serve. With
+    ``engine`` "builtin" or "gsas2" the best three are refined by full profile, which gives
+    R values and e.s.d.s, and ordered by that.
     """
     steps = solve_steps(
         pattern,
@@ -211,6 +225,7 @@ def solve(
         candidates=candidates,
         seed=seed,
         device=device,
+        engine=engine,
     )
     return run(steps, progress)
 

@@ -353,7 +353,8 @@ class Candidate:
     """One crystal that a source proposes, where it comes from, and its log prior.
 
     ``known`` names what is already known of this compound in this structure type (a library
-    id, or the formula), and is empty where it would be new.
+    id, or the formula), and is empty where it would be new. ``swelling`` is ln of how much
+    larger compounds of its type are than their elements let expect, 0 where unknown.
     """
 
     __repr__ = _in_line
@@ -364,6 +365,7 @@ class Candidate:
     origin: str
     prior: float = 0.0
     known: str = ""
+    swelling: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -386,8 +388,8 @@ class Fit:
     """A candidate held against the pattern.
 
     ``residual`` is the profile residual on prepared data (0 is perfect), never an R_wp;
-    ``prior`` is what the source thought of the candidate (log); ``parameters`` count those
-    of structure and profile, not of the background;
+    ``prior``, ``known`` and ``swelling`` are the candidate's; ``parameters`` count those of
+    structure and profile, not of the background;
     ``r_values`` holds R factors in percent where they exist. ``score`` is the log
     posterior up to a constant: higher is better, comparable only within one solution.
     ``unexplained`` is the share (0–1) of the observed intensity above background that lies
@@ -429,6 +431,7 @@ class Fit:
     undetermined: tuple[str, ...] = ()
     unexplained: float = 0.0
     known: str = ""
+    swelling: float = 0.0
     engine: str = "batch"
     values: dict[str, float] = field(default_factory=dict)
     correlations: tuple[tuple[str, str, float], ...] = ()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from xrdkit import metrics
 from xrdkit.benchmark import results
 from xrdkit.metrics import bootstrap_interval, roc_area, wilson_interval
 
@@ -44,6 +45,7 @@ def summary(paths: Iterable[str | Path]) -> dict[str, Any]:
     }
     if "compound" in rows[0]:
         counted["compounds"] = {name: compounds(rows, name) for name in MATCHES}
+        counted["compounds"]["several instruments"] = {"same answer": agreement(rows)}
     return counted
 
 
@@ -167,6 +169,30 @@ def compounds(rows: Rows, match: str) -> dict[str, tuple]:
             right += sum(r is not None and r <= within for r in ranks) * 2 > len(ranks)
         counted[label] = rate(right, len(names))
     return counted
+
+
+def agreement(rows: Rows) -> tuple[int, int, float, float, float]:
+    """Patterns whose first structure is that of most patterns of the same compound.
+
+    Of compounds with several patterns, from several instruments; structures are the same
+    when they match as in the literature. Right or wrong does not count here.
+    """
+    same = several = 0
+    for name in sorted({row["compound"] for row in rows}):
+        found = [row.get("first") for row in rows if row["compound"] == name]
+        if len(found) > 1:
+            same += _largest_set(found)
+            several += len(found)
+    return rate(same, several)
+
+
+def _largest_set(found: list[dict | None]) -> int:
+    """How many of these structures match the one that most of them match."""
+    from pymatgen.core import Structure
+
+    structures = [Structure.from_dict(one) for one in found if one]
+    matches = [sum(metrics.match(a, b).literature for b in structures) for a in structures]
+    return max(matches, default=0)
 
 
 def outcomes(paths: Iterable[str | Path]) -> list[dict[str, Any]]:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xrdkit.formats import read_instrument
 from xrdkit.pattern import crop, read
-from xrdkit.refine.gsas2 import read_instrument, refine
+from xrdkit.refine.gsas2 import refine
 
 
 class Case(NamedTuple):

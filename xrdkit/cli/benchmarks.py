@@ -13,6 +13,18 @@ def add_jobs(jobs: Any) -> None:
     add_impurity(jobs.add_parser("impurity", help="a foreign phase in the sample"))
     add_confidence(jobs.add_parser("confidence", help="right and wrong answers on purpose"))
     add_indexing(jobs.add_parser("indexing", help="cells from lines"))
+    add_rietveld(jobs.add_parser("rietveld", help="refinement beside GSAS-II's results"))
+    for name, text, n in (
+        ("convergence", "refinement from starts that are off", 300),
+        ("judgement", "refined right structures against wrong ones", 200),
+    ):
+        sub = jobs.add_parser(name, help=text)
+        sub.add_argument("--structures", required=True, metavar="TABLE")
+        sub.add_argument("--n", type=positive, default=n, help="entries drawn at random")
+        sub.add_argument("--seed", type=int, default=0)
+        sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
+        sub.add_argument("--json", required=True, metavar="FILE")
+        sub.set_defaults(run=run_convergence if name == "convergence" else run_judgement)
     summary = jobs.add_parser("summary", help="count what result files hold")
     summary.add_argument("files", nargs="+", metavar="FILE", help="all shards of one run")
     summary.set_defaults(run=lambda args: show(args.files))
@@ -233,6 +245,54 @@ def run_indexing(args: argparse.Namespace) -> None:
         given |= {"n": args.n, "seed": args.seed}
         rows = indexing(args.structures, args.library, args.json, **given)
     print(text_table(indexing_counts(rows)))
+
+
+def add_rietveld(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit benchmark rietveld``."""
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--folder", help="with patterns, starts and *_gsas2_refined.json")
+    what.add_argument(
+        "--repeats", type=positive, help="refinements with new noise, to judge e.s.d.s by"
+    )
+    sub.add_argument("--engine", choices=("builtin", "gsas2"), default="builtin")
+    sub.add_argument("--wavelength", default="CuKa", help="of the --repeats")
+    sub.set_defaults(run=run_rietveld)
+
+
+def run_rietveld(args: argparse.Namespace) -> None:
+    """Print a block of named values for each data set or crystal system."""
+    from xrdkit.benchmark.gsas2 import second_opinion
+    from xrdkit.benchmark.rietveld import against_gsas2, esd_spread
+
+    if args.repeats:
+        rows = esd_spread(args.wavelength, repeats=args.repeats)
+    elif args.engine == "gsas2":
+        rows = second_opinion(args.folder)
+    else:
+        rows = against_gsas2(args.folder)
+    for row in rows:
+        print("\n".join(f"{name:20s} {value}" for name, value in row.items()), end="\n\n")
+
+
+def run_convergence(args: argparse.Namespace) -> None:
+    """Run or go on with it, then print the curve."""
+    from xrdkit.benchmark.convergence import convergence, convergence_counts
+    from xrdkit.report import text_table
+
+    given = {"n": args.n, "seed": args.seed, "shard": args.shard}
+    rows = convergence(args.structures, args.json, **given)
+    print(text_table(convergence_counts(rows)))
+
+
+def run_judgement(args: argparse.Namespace) -> None:
+    """Run or go on with it, then print the areas."""
+    from xrdkit.benchmark.convergence import judgement, judgement_counts
+
+    given = {"n": args.n, "seed": args.seed, "shard": args.shard}
+    for name, value in judgement_counts(
+        judgement(args.structures, args.json, **given)
+    ).items():
+        print(f"{name:28s} {value}")
 
 
 def show(files: list[str]) -> None:

@@ -80,7 +80,7 @@ def run_refine(args: argparse.Namespace) -> None:
 
     refuse(args)
     path = pattern_path(args.pattern)
-    name = args.output or f"{path.stem}_refined"
+    name = (args.output or f"{path.stem}_refined").removesuffix(".cif")
     planned = [Path(f"{name}{end}") for end in ENDS]
     for one in [*planned, *filter(None, [args.project])]:
         check_file(one, args.overwrite)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from xrdkit.cell import lattice_of
 from xrdkit.indexing.bravais import (
@@ -39,8 +39,10 @@ from xrdkit.indexing.search import (
     search,
 )
 from xrdkit.library import Library, expected_volume
-from xrdkit.problem import by_number
-from xrdkit.types import Pattern, Problem, Progress, Radiation
+from xrdkit.peaks import find_peaks
+from xrdkit.problem import by_number, usable_cell
+from xrdkit.space_group import CENTRING
+from xrdkit.types import Pattern, Problem, Progress
 
 Rows = Float[np.ndarray, "3 3"]
 SYSTEMS = "chtoma"  # cubic, hexagonal, tetragonal, orthorhombic, monoclinic, triclinic
@@ -54,7 +56,9 @@ SEARCHES = {"m": 4, "a": 5}  # at most, of systems with many parameters
 PARENTS, ENLARGED = 5, 4  # cells whose derivatives are tried, how much larger
 SMALLER = (2, 3)  # times smaller
 KEPT = 60  # results from which the answer is chosen
+FROM_BELOW = ((5, 8), (10, 4), (20, 2), (40, 1))  # lines of a cell by hand, tolerance
 LOOKED_AT = 3  # first cells whose ambiguities and extinctions are worked out
+_CENTRINGS = " ".join(CENTRING)
 
 
 @dataclass(frozen=True)
@@ -304,22 +308,62 @@ def _ambiguous(setting: Setting, q_max: float) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def lines_of_cell(
-    cell: tuple[float, ...],
-    radiation: Radiation,
-    two_theta_max: float,
-    centring: str = "P",
-    zero: float = 0.0,
-) -> tuple[Float[np.ndarray, " lines"], Int[np.ndarray, "lines 3"]]:
-    """2θ (°) of a cell's lines at the main wavelength and one hkl of each, ascending.
+def held_against(
+    pattern: Pattern, cell: tuple[float | int, ...], centring: str = "P"
+) -> IndexedCell:
+    """A cell given by hand, refined against the lines of a prepared pattern.
 
-    ``cell`` is a, b, c (Å), α, β, γ (°); ``zero`` (°) is added.
+    ``cell`` is a, b, c (Å), α, β, γ (°) in any setting, ``centring`` one of P A C I F R;
+    the answer is in the standard setting of the lattice.
     """
-    sine = np.sin(np.radians(min(two_theta_max, 179.0) / 2))
-    setting = Setting(f"a{centring}", lattice_of(cell))
-    q, hkl = calculated(setting, float((2 * sine / radiation.main) ** 2))
-    angle = 2 * np.degrees(np.arcsin((np.sqrt(q) * radiation.main / 2).clip(max=1)))
-    return angle + zero, hkl
+    lines = observed_lines(pattern)
+    if centring not in CENTRING:
+        raise ValueError(f"centring {centring!r} is not known; give one of {_CENTRINGS}")
+    if len(lines) < 2:
+        raise ValueError(
+            f"{len(lines)} lines are too few to judge a cell by; measure longer or over a "
+            "wider range"
+        )
+    symbol, lattice = standard(primitive(lattice_of(usable_cell(cell)), centring), 1e-4)
+    setting = Setting(symbol, lattice)
+    for count, wide in FROM_BELOW:  # lines at low angle find theirs though the cell is off
+        first = lines.first(count)
+        setting, _ = refined(setting, replace(first, sigma=wide * first.sigma))
+    return _described([setting], 0, lines, pattern)
+
+
+def assigned(pattern: Pattern, cell: IndexedCell) -> list[dict[str, float | str]]:
+    """Each line of a prepared pattern with what the cell makes of it.
+
+    2θ (°), height (% of the highest), d (Å), h k l and 2θ observed minus calculated (°) of
+    the nearest calculated line; the last two are empty where none is near.
+    """
+    peaks, lines = find_peaks(pattern), observed_lines(pattern)
+    setting = Setting(cell.bravais, lattice_of(cell.cell), cell.zero)
+    misfit, hkl, hit = match(setting, lines)
+    return [
+        {
+            "2θ (°)": round(float(angle), 3),
+            "height (%)": round(100 * float(height / peaks.height.max()), 1),
+            "d (Å)": round(float(1 / np.sqrt(q)), 4),
+            "h k l": " ".join(map(str, index)) if near else "",
+            "obs − calc (°)": round(float(off), 3) if near else "",
+        }
+        for angle, height, q, index, off, near in zip(
+            peaks.two_theta, peaks.height, lines.q.tolist(), hkl, misfit, hit, strict=True
+        )
+    ]
+
+
+def marks(cell: IndexedCell, pattern: Pattern) -> list[float]:
+    """2θ (°) of the lines that a cell has within a pattern, zero included, ascending."""
+    low, high = float(pattern.two_theta[0]), float(pattern.two_theta[-1])
+    sine = np.sin(np.radians(min(high, 179.0) / 2))
+    setting = Setting(cell.bravais, lattice_of(cell.cell))
+    q, _ = calculated(setting, float((2 * sine / pattern.radiation.main) ** 2))
+    half = (np.sqrt(q) * pattern.radiation.main / 2).clip(max=1)
+    angles = 2 * np.degrees(np.arcsin(half)) + cell.zero
+    return angles[(angles >= low) & (angles <= high)].tolist()
 
 
 def formula_volume(library: Library, formula: Mapping[str, float | int]) -> float:

@@ -90,3 +90,22 @@ def single_merges(elements: list[int]) -> list[Filling]:
         if len({z in ANIONS for z in one}) == 1
     ]
     return [(*((z,) for z in elements if z not in one), one) for one in joined_ones]
+
+
+def unlike(groups: Filling) -> bool:
+    """Whether cations share a site, beside anions, that are more than a group apart.
+
+    Their charges differ, so that whole numbers of them order: Al and P, Mg and Si.
+    """
+    if not any(z in ANIONS for group in groups for z in group):
+        return False
+    shared = [[z for z in g if z and z not in ANIONS] for g in groups]
+    columns = [[group_of(z) for z in one] for one in shared if one]
+    return any(max(one) - min(one) > 1 for one in columns)
+
+
+def group_of(number: int) -> int:
+    """The group of the periodic table (1–18), 3 for lanthanides and actinides."""
+    from pymatgen.core import Element
+
+    return Element.from_Z(number).group

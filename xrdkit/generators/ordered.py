@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from xrdkit.crystal import U_ISO, one_crystal, places, standard_cell, symmetry_of
 from xrdkit.generators.assign import ANIONS, Filling, fillings
 from xrdkit.generators.derivative import inside, orderings, supercells
-from xrdkit.generators.merges import WHOLE, merges
+from xrdkit.generators.merges import WHOLE, merges, unlike
 from xrdkit.generators.spectra import slot_counts
 from xrdkit.generators.templates import (
     Hits,
@@ -50,6 +50,7 @@ TWINS = 2  # difference of atomic numbers that a powder pattern hardly sees
 INDEX, ATOMS, EACH = 4, 20, 200  # supercells, atoms in them, orderings of one parent
 ORDERED = 1.0  # lost in the prior by an ordering, beside what merging costs
 DISORDERED = 3.0  # lost by a parent with mixed sites where whole numbers ask for none
+UNLIKE = 5.0  # lost beside where what shares a site has other charges
 KEPT, MARGIN = 80, 40.0  # orderings put up; their log posterior below that of the best
 Q_MAX = 4.5  # 1/Å, for the comparison of orderings: superlattice lines come early
 STAGES = (Stage(0.012, 2.5, 6, False, False, 20), Stage(0.005, 3.0, 5, True, True, 20))
@@ -323,7 +324,8 @@ def mixed_candidates(problem: Problem, parent: Parent) -> list[Candidate]:
     if not may_be_mixed(problem, parent.contents):
         return []
     if whole(problem.formula):
-        parent = replace(parent, prior=parent.prior - DISORDERED)
+        price = DISORDERED + UNLIKE * unlike(parent.filling)
+        parent = replace(parent, prior=parent.prior - price)
     return [
         mixed(replace(parent, lattice=lattice))
         for lattice in onto_cells(problem, parent.lattice, parent.space_group)

@@ -26,7 +26,7 @@ from xrdkit.generators.spectra import (
     observed_spectrum,
     slot_counts,
 )
-from xrdkit.library import Library, expected_volume, mendeleev_numbers
+from xrdkit.library import Library, expected_volume, mendeleev_numbers, type_swelling
 from xrdkit.phases import known_types, reduced_name, without_phases
 from xrdkit.problem import by_number, whole
 from xrdkit.scattering import dispersion, form_factors, lorentz_polarisation
@@ -285,6 +285,7 @@ def candidates(
     if len(filling) < len(contents):
         origin += ", ordered"
     prior = log_prior(library, row, filling) + KNOWN * (kind in known)
+    swelling = type_swelling(library, kind, contents)
     return [
         Candidate(
             one_crystal(changed, frac, numbers),
@@ -292,6 +293,7 @@ def candidates(
             origin,
             prior,
             known.get(kind, ""),
+            swelling,
         )
         for changed in onto_cells(problem, lattice, number)
         for numbers in orderings

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from xrdkit.crystal import conventional, to_structure
 from xrdkit.peaks import typical_fwhm
@@ -27,7 +28,8 @@ STAGES = (
     Stage(0.005, 3.0, 5, True, True, 40),
     Stage(0.0, 4.0, 14, True, True, 30),
 )
-TEXTURED, TEXTURE_STEPS, TEXTURE_GAIN = 6, 5, 0.93
+TEXTURED, TEXTURE_STEPS, TEXTURE_GAIN = 8, 5, 0.93
+SAME = 1e-3  # difference of residuals below which fits are of one structure
 NOT_A_FIT = 1e3  # stands for the residual of a fit that gave no number
 PART = 64 * 20**2  # sum of atoms² of candidates that are refined together
 Q_MAX = 6.0  # 1/Å; beyond, a powder pattern adds much work and little to the choice
@@ -72,10 +74,11 @@ def refine_steps(
             if lenient is not grid:
                 grid, again = lenient, replace(stage, steps=FEW.steps)
                 last = [(refine_block(f.block, grid, again), names) for f, names in last]
-            worst = torch.cat([fitted.residual for fitted, _ in last]).sort().values
-            worst = float(worst[min(TEXTURED, len(worst)) - 1])
             last = [
-                (with_texture(f, grid, stage, names, worst), names) for f, names in last
+                (with_texture(fitted, grid, stage, names, rows), names)
+                for (fitted, names), rows in zip(
+                    last, _leading(last, TEXTURED), strict=True
+                )
             ]
         few = [fitted.block.trim() for fitted, _ in _survivors(last, FEW.keep)]
         parts = [(fitted.block.trim(), names) for fitted, names in last]
@@ -87,14 +90,15 @@ def refine_steps(
 
 
 def with_texture(
-    fitted: Fitted, grid: Grid, stage: Stage, names: list[Candidate], worst: float
+    fitted: Fitted, grid: Grid, stage: Stage, names: list[Candidate], rows: list[int]
 ) -> Fitted:
     """The same fits, with a preferred orientation where that explains clearly more.
 
-    Tried where the residual is at most ``worst`` and leaves something to explain.
+    Tried on these ``rows`` where the residual leaves something to explain.
     """
-    tried_on = (fitted.residual <= worst) & (fitted.residual > CLEAN)
-    for i in torch.nonzero(tried_on).flatten().tolist():
+    for i in rows:
+        if fitted.residual[i] <= CLEAN:
+            continue
         factors = orientation_factors(fitted.block, i, names[i])
         each = torch.arange(len(factors), device=factors.device)
         many = fitted.block.select(torch.full_like(each, i))
@@ -127,25 +131,52 @@ def _parts(
     return [(pack(group, q_max).to(where), group) for group in groups]
 
 
-def _survivors(
-    done: list[tuple[Fitted, list[Candidate]]], keep: int
-) -> list[tuple[Fitted, list[Candidate]]]:
+Refined = tuple[Fitted, list[Candidate]]
+
+
+def _survivors(done: list[Refined], keep: int) -> list[Refined]:
     """The ``keep`` candidates of all parts with the highest scores so far."""
-    residual = torch.cat([fitted.residual for fitted, _ in done]).nan_to_num(nan=NOT_A_FIT)
-    residual = residual.cpu().numpy()
-    free = torch.cat([fitted.block.present.sum(1) for fitted, _ in done]).cpu().numpy()
-    prior = np.array([c.prior for _, names in done for c in names])
-    points = done[0][0].calculated.shape[1]
-    score = prior + log_evidence(residual.astype(float), free.astype(float), points)
+    score = _scores(done)
     least = np.sort(score)[-min(keep, len(score))]
-    chosen, first = [], 0
-    for fitted, names in done:
-        rows = np.nonzero(score[first : first + len(names)] >= least)[0]
-        first += len(names)
+    chosen = []
+    for (fitted, names), own in zip(done, _by_part(score, done), strict=True):
+        rows = np.nonzero(own >= least)[0]
         if len(rows):
             index = torch.as_tensor(rows, device=fitted.residual.device)
             chosen.append((fitted.select(index), [names[i] for i in rows]))
     return chosen
+
+
+def _leading(done: list[Refined], count: int) -> list[list[int]]:
+    """Rows, part by part, of the ``count`` best distinct fits of all parts by score.
+
+    Fits of one residual and as many parameters are taken for one structure.
+    """
+    score = _scores(done)
+    residual = np.concatenate([fitted.residual.cpu().numpy() for fitted, _ in done])
+    free = np.concatenate([fitted.block.present.sum(1).cpu().numpy() for fitted, _ in done])
+    chosen = np.zeros(len(score), bool)
+    for i in np.argsort(-score):
+        same = chosen & (free == free[i]) & (abs(residual - residual[i]) < SAME)
+        chosen[i] = not same.any()
+        if chosen.sum() == count:
+            break
+    return [np.nonzero(own)[0].tolist() for own in _by_part(chosen, done)]
+
+
+def _scores(done: list[Refined]) -> Float[np.ndarray, " candidates"]:
+    """Scores so far of the candidates of all parts."""
+    residual = torch.cat([fitted.residual for fitted, _ in done]).nan_to_num(nan=NOT_A_FIT)
+    free = torch.cat([fitted.block.present.sum(1) for fitted, _ in done])
+    prior = np.array([c.prior for _, names in done for c in names])
+    points = done[0][0].calculated.shape[1]
+    residual, free = residual.cpu().numpy().astype(float), free.cpu().numpy().astype(float)
+    return prior + log_evidence(residual, free, points)
+
+
+def _by_part(values: np.ndarray, done: list[Refined]) -> list[np.ndarray]:
+    """Values of all candidates, cut into those of each part."""
+    return np.split(values, np.cumsum([len(names) for _, names in done])[:-1])
 
 
 def fit_of(
@@ -174,6 +205,7 @@ def fit_of(
         score=0.0,
         prior=candidate.prior,
         known=candidate.known,
+        swelling=candidate.swelling,
         two_theta=grid.two_theta[seen].cpu().numpy(),
         observed=grid.observed[seen].cpu().numpy(),
         calculated=(fitted.calculated + fitted.background)[i, seen].cpu().numpy(),

@@ -41,6 +41,7 @@ def raised(fit: Fit, problem: Problem) -> list[Candidate]:
             f"{fit.origin}, symmetrised",
             fit.prior,
             fit.known,
+            fit.swelling,
         )
     return list(found.values())
 

@@ -1,6 +1,7 @@
 """Solutions and refinements for people and programs: tables, CIF, HTML, inputs."""
 
 from xrdkit.files import check_file, write_whole
+from xrdkit.report.cells import overlay, write_cells_html
 from xrdkit.report.cif import cif_text, write_cif
 from xrdkit.report.fullprof import write_fullprof
 from xrdkit.report.gsas2 import write_gsas2
@@ -22,12 +23,14 @@ __all__ = [
     "check_file",
     "check_output",
     "cif_text",
+    "overlay",
     "parameter_rows",
     "refinement_text",
     "results_of",
     "solution_rows",
     "solution_text",
     "text_table",
+    "write_cells_html",
     "write_cif",
     "write_cifs",
     "write_csv",

@@ -32,8 +32,8 @@ def drawing(
     x, y = two_theta[keep], observed[keep]
     width, height = size
     bottom = height - 26
-    rows = ROW * max(len(lines) - 1, 0)
-    floor = bottom - (0 if calculated is None else MARK + 60 + rows)
+    rows = MARK + ROW * (len(lines) - 1) if len(lines) else 0
+    floor = bottom - rows - (0 if calculated is None else 60)
     both = np.concatenate([y] if calculated is None else [y, calculated])
     low, top = float(both.min()), float(both.max())
     across = (width - 2 * LEFT) / float(np.ptp(x) or 1)
@@ -51,12 +51,12 @@ def drawing(
         middle = bottom - 30 + float(rest.max() + rest.min()) / 2 * unit
         parts += [
             _polyline(place(model - low, floor, up), "calculated"),
-            *(
-                _marks([(a - x[0]) * across + LEFT for a in angles], floor + 5 + ROW * i, i)
-                for i, angles in enumerate(lines)
-            ),
             _polyline(place(rest, middle, unit), "difference"),
         ]
+    parts += [
+        _marks([(a - x[0]) * across + LEFT for a in angles], floor + 5 + ROW * i, i)
+        for i, angles in enumerate(lines)
+    ]
     parts += _scale(float(x[0]), across, bottom, width)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '

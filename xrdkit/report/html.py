@@ -95,13 +95,13 @@ def html_text(solution: Solution, pattern: Pattern | None, script: str) -> str:
     return page(name, parts, script)
 
 
-def page(name: str, parts: Sequence[str], script: str) -> str:
-    """A page of sections under a title, both HTML already, with a script at its end."""
-    body = "\n".join(parts)
+def page(title: str, parts: Sequence[str], script: str = "") -> str:
+    """Parts as a page under a title, both HTML already, with the package's style."""
+    body, style = "\n".join(parts), _packaged("page.css")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name} · xrdkit</title>\n<style>\n{_packaged('page.css')}</style></head>\n"
+        f"<title>{title} · xrdkit</title>\n<style>\n{style}</style></head>\n"
         f"<body>\n<main>\n{body}\n</main>\n{script}\n</body></html>\n"
     )
 

@@ -128,7 +128,12 @@ def cells_text(cells: Sequence[IndexedCell]) -> str:
     """Cells from indexing as a table, then the extinctions and warnings of the first."""
     if not cells:
         return "no cell explains the lines"
-    rows = [
+    return "\n".join([text_table(cell_rows(cells)), *cell_notes(cells)])
+
+
+def cell_rows(cells: Sequence[IndexedCell]) -> list[dict[str, Any]]:
+    """A row for every cell from indexing, in words of the field."""
+    return [
         {
             "": rank,
             "lattice": cell.bravais,
@@ -142,7 +147,11 @@ def cells_text(cells: Sequence[IndexedCell]) -> str:
         }
         for rank, cell in enumerate(cells, 1)
     ]
-    said = [
+
+
+def cell_notes(cells: Sequence[IndexedCell]) -> list[str]:
+    """Extinctions and warnings of the first cells, each with its cell's number."""
+    return [
         f"{rank}: {note}"
         for rank, cell in enumerate(cells[:TOLD], 1)
         for note in (
@@ -150,4 +159,3 @@ def cells_text(cells: Sequence[IndexedCell]) -> str:
             *cell.warnings,
         )
     ]
-    return "\n".join([text_table(rows), *said])

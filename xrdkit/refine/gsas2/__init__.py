@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from xrdkit.refine.gsas2.instrument import read_instrument
 from xrdkit.refine.gsas2.job import AS_IT_IS, Model, job_of, model_of, stages_of
 from xrdkit.refine.gsas2.process import GSAS2Error, Worker, installed, version
 from xrdkit.refine.gsas2.result import fit_of
@@ -25,7 +24,6 @@ from xrdkit.types import Fit, Instrument, Pattern, Progress, Radiation
 __all__ = [
     "GSAS2Error",
     "installed",
-    "read_instrument",
     "refine",
     "refine_steps",
     "simulate",
@@ -67,12 +65,13 @@ def refine_steps(
 ) -> Generator[Progress, None, Fit]:
     """Staged refinement: every stage is yielded, its fit in ``best``; returns the last.
 
-    A stage that makes R_wp worse, or a parameter impossible, is undone. With ``instrument``
-    (``read_instrument``) the profile stays as given, and size and strain are refined; with
-    ``free_profile`` it starts there. ``background`` is a number of Chebyshev terms,
-    ``texture`` a March–Dollase axis, ``exclude`` are ranges of 2θ (°), and ``project`` is a
-    .gpx file to be written. Where GSAS-II ends, or is silent for ``timeout`` s, the fit is
-    that of the last good stage, with a warning; without one it is a GSAS2Error.
+    A stage that makes R_wp worse, or a parameter impossible, is undone, and tried once more
+    towards the end. With ``instrument`` (``formats.read_instrument``) the profile stays as
+    given, and size and strain are refined; with ``free_profile`` it starts there.
+    ``background`` is a number of Chebyshev terms, ``texture`` a March–Dollase axis,
+    ``exclude`` are ranges of 2θ (°), and ``project`` is a .gpx file to be written. Where
+    GSAS-II ends, or is silent for ``timeout`` s, the fit is that of the last good stage,
+    with a warning; without one it is a GSAS2Error.
     """
     model = model_of(
         observations(pattern, tuple((float(a), float(b)) for a, b in exclude)),

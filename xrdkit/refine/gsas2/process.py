@@ -7,6 +7,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -70,9 +71,12 @@ class Worker:
 
     def __init__(self, path: str | None = None) -> None:
         self.path = path or python()
+        self.folder = tempfile.TemporaryDirectory(
+            prefix="xrdkit_gsas2_", ignore_cleanup_errors=True
+        )
         try:
             self.process = subprocess.Popen(
-                [self.path, str(WORKER)],
+                [self.path, str(WORKER), self.folder.name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -81,6 +85,7 @@ class Worker:
                 start_new_session=True,
             )
         except OSError as error:
+            self.folder.cleanup()
             raise GSAS2Error(
                 f"{self.path} cannot be run ({error.strerror}); give the path of a Python"
             ) from error
@@ -133,6 +138,7 @@ class Worker:
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             with suppress(OSError):  # what was still to be written has no reader
                 stream.close()
+        self.folder.cleanup()
 
     def _kill(self) -> None:
         if os.name != "posix":

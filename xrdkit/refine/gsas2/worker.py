@@ -10,7 +10,6 @@ import os
 import queue
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -216,27 +215,26 @@ def plain(value: Any) -> Any:
     return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def answers(api: Any, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def answers(api: Any, job: dict[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
     """Every stage's outcome, with the state where it is kept; ``done`` at the end.
 
     Stages that had to be undone get a second chance before the last one. What the first one
     does, the others need: where it fails it is the only one.
     """
-    with tempfile.TemporaryDirectory(prefix="xrdkit_gsas2_") as folder:
-        project = Project(api, job, Path(folder))
-        answer = project.stage(job["stages"][0])
-        yield answer
-        if not answer["undone"]:
-            again = []
-            for stage in job["stages"][1:-1]:
-                answer = project.stage(stage)
-                yield answer
-                again += [stage] if answer["undone"] else []
-            for stage in (*again, *job["stages"][1:][-1:]):
-                yield project.stage(stage)
-        if job["project"]:
-            project.gpx.save(job["project"])
-        yield {"done": True}
+    project = Project(api, job, folder)
+    answer = project.stage(job["stages"][0])
+    yield answer
+    if not answer["undone"]:
+        again = []
+        for stage in job["stages"][1:-1]:
+            answer = project.stage(stage)
+            yield answer
+            again += [stage] if answer["undone"] else []
+        for stage in (*again, *job["stages"][1:][-1:]):
+            yield project.stage(stage)
+    if job["project"]:
+        project.gpx.save(job["project"])
+    yield {"done": True}
 
 
 def versions() -> tuple[Any, dict[str, Any]]:
@@ -252,8 +250,8 @@ def versions() -> tuple[Any, dict[str, Any]]:
     }
 
 
-def main() -> None:
-    """Answer jobs until the input ends."""
+def main(folder: Path) -> None:
+    """Answer jobs until the input ends; then the folder goes, too."""
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     jobs: queue.Queue[str] = queue.Queue()
@@ -261,6 +259,7 @@ def main() -> None:
     def read() -> None:
         for line in sys.stdin:
             jobs.put(line)
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
 
     def say(answer: dict[str, Any]) -> None:
@@ -276,7 +275,7 @@ def main() -> None:
     say(ready)
     while True:
         try:
-            for answer in answers(api, json.loads(jobs.get())):
+            for answer in answers(api, json.loads(jobs.get()), folder):
                 say(answer)
         except Exception as error:  # told, and the next job is waited for
             say({"error": f"{type(error).__name__}: {error}"})
@@ -284,4 +283,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     del sys.path[0]  # the folder of this file: its neighbours are not for this Python
-    main()
+    main(Path(sys.argv[1]))

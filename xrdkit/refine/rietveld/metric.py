@@ -29,7 +29,7 @@ def metric_derivatives(cell: Cell) -> Float[np.ndarray, "6 3 3"]:
 
 def possible(cell: Cell) -> bool:
     """Whether six numbers are a cell: positive lengths, a positive volume."""
-    finite = np.isfinite(cell).all() and (cell > 0).all()
+    finite = np.isfinite(cell).all() and (cell > 0).all() and (cell[3:] < 180).all()
     return bool(finite and np.linalg.det(metric(cell)) > 1e-3 * cell[:3].prod() ** 2)
 
 

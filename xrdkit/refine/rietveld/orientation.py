@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from xrdkit.refine.rietveld.frame import make_frame
-from xrdkit.refine.rietveld.least_squares import covariance, state_of
+from xrdkit.refine.rietveld.least_squares import covariance, minimise, state_of
 from xrdkit.refine.rietveld.results import Outcome
 from xrdkit.refine.rietveld.table import Parameters
 from xrdkit.refine.texture import AXES
 
 LIMITS = 0.2, 5.0  # of r
+TRIED = 3  # axes
 
 
 def with_texture(table: Parameters, axis: tuple[int, int, int]) -> Parameters:
@@ -25,13 +26,18 @@ def with_texture(table: Parameters, axis: tuple[int, int, int]) -> Parameters:
 
 
 def likely_axis(outcome: Outcome, table: Parameters) -> tuple[int, int, int]:
-    """The axis whose r, freed, would lower χ² most: g V g for the gradient at r = 1."""
+    """The axis that lowers χ² most in two cycles, of the three likeliest by their slope."""
 
-    def gain(axis: tuple[int, int, int]) -> float:
+    def promise(axis: tuple[int, int, int]) -> float:
         trial = with_texture(table, axis)
         state = state_of(make_frame(outcome.data, trial), trial, trial.vector())
         spread, _ = covariance(state, np.zeros(len(state.free), bool))
         part = spread[np.ix_(state.free, state.free)]
-        return float(state.gradient @ part @ state.gradient)
+        return -float(state.gradient @ part @ state.gradient)
 
-    return max(AXES, key=gain)
+    def chi2(axis: tuple[int, int, int]) -> float:
+        trial = with_texture(table, axis)
+        *_, state = minimise(make_frame(outcome.data, trial), trial, cycles=2)
+        return state.chi2
+
+    return min(sorted(AXES, key=promise)[:TRIED], key=chi2)

@@ -21,7 +21,6 @@ from xrdkit.refine.rietveld.results import Esd, Outcome, fit_of, partition
 from xrdkit.refine.rietveld.stages import (
     Options,
     Stage,
-    accepted,
     freed,
     run_stage,
     settled,
@@ -158,7 +157,7 @@ def _stages(
     cell, *others = stages_of(table, data, options)[1:]
     stages = (cell, Stage("background", ("background",)), *others)
     for done, stage in enumerate(stages, 1):
-        before, table = outcome, settled(outcome)
+        table = settled(outcome)
         if done == len(stages) and options.terms is None:
             table = with_terms(table, chosen_terms(data, outcome.state))
         table = freed(table, stage)
@@ -170,7 +169,6 @@ def _stages(
             table = le_bail(data, outcome.frame, settled(outcome), 3)
             if abs(weighted_r(outcome) / start - 1) < 1e-3:
                 break
-        outcome = accepted(before, outcome, stage)
     if sum(kind_of(name) == "intensity" for name in table.names) <= MOST_LINES:
         table = freed(settled(outcome), Stage("intensities", ("intensity",)))
         for found in run_stage(outcome, table, options, options.cycles):

@@ -142,7 +142,7 @@ def _linear(data: Data, table: Parameters, origin: str) -> Outcome:
     """Scale and background, in which the profile is linear."""
     frame = make_frame(data, table)
     state = state_of(frame, table, table.vector())
-    for found in minimise(frame, table, cycles=4):
+    for found in minimise(frame, table, cycles=2):
         state = found
     return Outcome(data, frame, table, state, origin)
 
@@ -161,7 +161,7 @@ def automatic(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outco
         for found in run_stage(outcome, table, options, stage.cycles):
             outcome = found
             yield stage, outcome
-        outcome = accepted(before, outcome, stage)
+        outcome = _accepted(before, outcome, stage)
         if stage.name == "displacement parameters":
             outcome = yield from _shared_displacements(before, outcome, stage, options)
     if options.texture:
@@ -178,7 +178,7 @@ def automatic(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outco
             break
 
 
-def accepted(before: Outcome, after: Outcome, stage: Stage) -> Outcome:
+def _accepted(before: Outcome, after: Outcome, stage: Stage) -> Outcome:
     """The outcome of a stage, or what was before it, with a note, where it did harm."""
     old, new = weighted_r(before), weighted_r(after)
     close = []
@@ -274,11 +274,11 @@ def _worth(rich: Outcome, plain: Outcome, more: int) -> bool:
 def _pruned(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:
     """The outcome without profile parameters that the pattern does not ask for.
 
-    Those below four e.s.d.s are set to zero, together with V where it is U, one after the
-    other, and stay there while BIC falls.
+    Widths below four e.s.d.s are set to zero, U and V together, and stay there while BIC
+    falls. Asymmetry stays: it moves lines, and the cell's e.s.d.s need its own.
     """
     stage = Stage("fewer parameters", ())
-    for names in (("asymmetry",), ("U", "V"), ("X",), ("Y",)):
+    for names in (("U", "V"), ("X",), ("Y",)):
         refined = [name for name in names if outcome.table[name].refine]
         if not refined or not _feeble(outcome, refined):
             continue
