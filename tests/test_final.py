@@ -96,7 +96,7 @@ def test_an_answer_that_cannot_be_refined_stands_last_and_the_reason_is_said(mea
 
 
 def test_engines_that_cannot_be_used_are_refused_before_anything_is_done(measured):
-    with pytest.raises(ValueError, match="engine .topas. is not known; choose from"):
+    with pytest.raises(ValueError, match="engine 'topas' is not known; choose from"):
         solve(measured, "TiO2", engine="topas")
     with pytest.raises(ValueError, match="this one is prepared already; give it as it was"):
         check_engine("builtin", prepare(measured))

@@ -1,6 +1,5 @@
 """The Rietveld engine: derivatives, symmetry, known answers, e.s.d.s, messages."""
 
-import itertools
 from dataclasses import replace
 
 import gemmi
@@ -11,7 +10,7 @@ from pymatgen.core import Lattice, Structure
 
 from xrdkit.crystal import read_cif
 from xrdkit.metrics import r_wp
-from xrdkit.pattern import prepare, read, write
+from xrdkit.pattern import prepare, read
 from xrdkit.refine.rietveld import Restraint, geometry, pawley, refine, refine_steps
 from xrdkit.refine.rietveld.asymmetric import asymmetric_unit
 from xrdkit.refine.rietveld.data import observations
@@ -256,7 +255,7 @@ def test_rutile_with_noise_is_refined_to_the_truth_within_its_errors(example):
 
 
 def test_r_values_are_their_definitions(example):
-    pattern, _, fit = example
+    fit = example[2]
     y, c, w = fit.observed, fit.calculated, 1 / fit.sigma**2
     assert fit.r_wp == pytest.approx(r_wp(y, c, fit.sigma))
     assert fit.r_values["r_p"] == pytest.approx(100 * np.abs(y - c).sum() / y.sum())
@@ -329,6 +328,7 @@ def test_a_cif_keeps_its_own_space_group_in_another_setting(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_mixed_sites_share_place_and_displacement_and_can_exchange():
     unit = asymmetric_unit(mixed())
     table = first_table((unit,), PROFILE, background=2)
@@ -358,6 +358,7 @@ def test_weight_fractions_of_a_mixture_come_out():
     assert fit.values["weight_fraction"] + fit.values[name] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_esds_agree_with_the_spread_of_repeated_measurements():
     table, frame = model(
         rutile(), pattern=points(20, 75, 0.05), **{"scale": 20.0, "background:0": 40.0}
@@ -388,6 +389,7 @@ def test_esds_agree_with_the_spread_of_repeated_measurements():
         assert 0.65 < ratio < 1.45, f"{name}: {ratio:.2f}"
 
 
+@pytest.mark.slow
 def test_texture_is_found_along_its_axis():
     start = {"scale": 30.0, "background:0": 60.0}
     table, _ = model(rutile(), texture=(0, 0, 1), pattern=points(15, 80), **start)
@@ -436,6 +438,7 @@ def test_without_sigma_there_is_neither_r_exp_nor_gof_but_esds(example):
     assert 0 < fit.uncertainties["a"] < 1e-3
 
 
+@pytest.mark.slow
 def test_restraints_hold_a_distance():
     pattern, _ = simulated(quartz(), seed=12, scale=0.5, high=60)
     fit = refine(pattern, quartz(), restraints=[Restraint(("Si", "O"), 1.70, 0.001)])
@@ -561,17 +564,13 @@ def test_what_cannot_be_refined_is_said(tmp_path):
         refine(pattern, rutile(), restraints=[Restraint(("Ti", "O"), 1.9, 0.1, phase=3)])
 
 
-def test_a_structure_that_is_not_there_ends_with_a_warning_or_a_message():
+def test_a_structure_that_is_not_there_is_refused():
     pattern, _ = simulated(rutile(), seed=20, high=70)
     wrong = Structure.from_spacegroup(
         "Fm-3m", Lattice.cubic(5.1), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
     )
-    try:
-        fit = refine(pattern, wrong)
-    except ValueError as error:
-        assert "explains nothing" in str(error)
-    else:
-        assert fit.r_wp > 30
+    with pytest.raises(ValueError, match="explains nothing"):
+        refine(pattern, wrong)
 
 
 def test_singular_parameters_are_named_and_do_no_harm(example):
@@ -582,13 +581,6 @@ def test_singular_parameters_are_named_and_do_no_harm(example):
     again = refine(pattern, table)
     assert again.r_wp <= fit.r_wp + 0.01
     assert any("not determined" in text for text in again.warnings)
-
-
-def test_a_mixture_may_be_read_back_from_a_file(tmp_path):
-    pattern, _ = simulated(rutile(), seed=22, high=60)
-    write(pattern, tmp_path / "r.xy")
-    fit = refine(read(tmp_path / "r.xy"), rutile())
-    assert fit.r_values["gof"] == pytest.approx(1, abs=0.1)
 
 
 TRUTH = {  # what GSAS-II simulated
@@ -613,7 +605,6 @@ def test_simulations_of_gsas2_are_refined_as_well_as_by_itself(shared, name):
     assert fit.n_parameters <= theirs["nvar"]
     for key, value in TRUTH[name].items():
         assert abs(fit.values[key] - value) < 2.5 * fit.uncertainties[key], key
-    assert not list(itertools.chain(fit.warnings))
 
 
 @pytest.mark.slow

@@ -403,7 +403,7 @@ class Fit:
     A Rietveld engine adds ``values`` and ``uncertainties`` (e.s.d.s) by the names of its
     parameters, ``correlations`` above 0.9, ``warnings``, ``sigma`` of the points (0: no
     weight), N and P of the R values, and its parameter ``table`` with the ``covariance`` of
-    ``table.vector()``, which R_wp's GOF is multiplied into as its e.s.d.s are.
+    ``table.vector()``, from which the e.s.d.s are.
     """
 
     __repr__ = _in_line

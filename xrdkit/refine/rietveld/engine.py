@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 TERMS = 6  # of the background, before their number is chosen
 BROAD, LORENTZ = 1.2, 0.4  # Gaussian and Lorentzian FWHM to start from, of the typical one
-Source = "Structure | str | Path | Fit | Candidate"
 
 
 def refine(
