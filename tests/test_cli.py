@@ -3,15 +3,17 @@ import csv
 import subprocess
 import sys
 
+import gemmi
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
+from test_refine_output import RUTILE, counted
 
 from xrdkit import __version__, generators, report
 from xrdkit.cli import main
-from xrdkit.cli.words import SOURCES, span, wavelength
+from xrdkit.cli.words import SOURCES, axis, span, wavelength
 from xrdkit.examples import path
-from xrdkit.pattern import read
+from xrdkit.pattern import read, write
 
 
 def rutile(metal, anion, a, c):
@@ -224,6 +226,110 @@ def test_place_that_cannot_be_written_is_said_before_the_work(here, library, cap
     assert "cannot write in taken" in refused(capsys, *words, "taken/inside")
     sources = ("absent.cif", "--wavelength", "CuKa", "-o", "taken")
     assert "taken exists already; give --overwrite" in refused(capsys, "simulate", *sources)
+
+
+@pytest.fixture
+def sample(here):
+    """A folder with counts of rutile and a CIF to start from."""
+    write(counted(RUTILE), here / "sample.xy")
+    report.write_cif(RUTILE, here / "start.cif")
+    return here
+
+
+def refine(*words):
+    return ["refine", "sample.xy", "start.cif", "--background", "3", "--quiet", *words]
+
+
+def test_refine_prints_and_writes_cell_sites_and_r_values(sample, capsys):
+    assert main(refine("--texture", "none", "-o", "out/rutile")) == 0
+    said = capsys.readouterr()
+    assert "P4_2/mnm (136)" in said.out
+    assert "R_wp " in said.out
+    assert "results in out/rutile.cif, out/rutile.csv, out/rutile.html" in said.out
+    names = sorted(one.name for one in (sample / "out").iterdir())
+    assert names == ["rutile.cif", "rutile.csv", "rutile.html"]
+    block = gemmi.cif.read(str(sample / "out" / "rutile.cif")).sole_block()
+    a = block.find_value("_cell_length_a")
+    assert a in said.out
+    assert float(a.partition("(")[0]) == pytest.approx(4.594, abs=2e-3)
+    assert f"{float(block.find_value('_pd_proc_ls_prof_wR_factor')):.2%}"[:-1] in said.out
+    assert len(block.find_loop("_pd_proc_ls_weight")) == 1201
+    page = (sample / "out" / "rutile.html").read_text(encoding="utf-8")
+    assert a in page
+    assert "all together" in page
+    before = (sample / "out" / "rutile.cif").read_text()
+    again = "out/rutile.cif exists already; give --overwrite"
+    assert again in refused(capsys, *refine("-o", "out/rutile"))
+    assert (sample / "out" / "rutile.cif").read_text() == before
+
+
+def test_pawley_takes_the_cell_of_the_cif_and_overwrites_when_told(sample, capsys):
+    (sample / "sample_refined.csv").write_text("older")
+    assert main(refine("--pawley", "--overwrite", "--esd", "statistical")) == 0
+    assert "P4_2/mnm (136)" in capsys.readouterr().out
+    assert (sample / "sample_refined.csv").read_text().startswith("name,value,esd")
+    text = (sample / "sample_refined.cif").read_text()
+    assert "Pawley" in text
+    assert "multiplied by the goodness" not in text
+
+
+def test_symmetry_that_a_cif_does_not_state_is_named_and_found_when_told(sample, capsys):
+    RUTILE.to(str(sample / "start.cif"))  # in P1
+    words = refine("--range", "22,56", "--pawley")
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "start.cif is in P1, its atoms have P4_2/mnm; give --symprec" in said.err
+    assert "P1 (1)" in said.out
+    assert main([*words, "--overwrite", "--symprec", "0.01"]) == 0
+    said = capsys.readouterr()
+    assert "--symprec" not in said.err
+    assert "P4_2/mnm (136)" in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["refine", "absent.xy", "start.cif"], "there is no file absent.xy"),
+        (["refine", "sample.xy", "absent.cif"], "there is no file absent.cif"),
+        (["refine", "sample.xy"], "required: CIF; see xrdkit refine --help"),
+        (refine("--phase", "absent.cif"), "there is no file absent.cif"),
+        (refine("--instrument", "absent.prm"), "there is no file absent.prm"),
+        (refine("--instrument", "start.cif"), "start.cif is no instrument file"),
+        (refine("--texture", "1,0"), "'1,0' is not 3 numbers like 0,0,1 (or none)"),
+        (refine("--texture", "0,0,0"), "not three whole numbers"),
+        (refine("--background", "0"), "'0' is not a whole number of at least 1"),
+        (refine("--project", "a.gpx"), "give --engine gsas2 with it"),
+        (refine("--engine", "gsas2", "--pawley"), "not asked for --pawley"),
+        (refine("--engine", "gsas2", "--esd", "gof"), "not asked for --esd"),
+        (refine("--pawley", "--occupancies"), "takes cell and space group alone"),
+        (refine("--engine", "gsas2"), "XRDKIT_GSAS2_PYTHON is 'nowhere'"),
+        (refine("--range", "40,40.5"), "at least 30 are needed"),
+        (refine("--range", "22,26"), "has no reflection between 22.0 and 26.0°"),
+        (refine("--symprec", "2"), "a tolerance of 0 to 1 Å"),
+        (refine("-o", "taken/x"), "cannot write in taken"),
+    ],
+)
+def test_refinement_that_cannot_be_is_one_sentence_and_writes_nothing(
+    sample, capsys, monkeypatch, words, message
+):
+    monkeypatch.setenv("XRDKIT_GSAS2_PYTHON", "nowhere")
+    (sample / "taken").write_text("a file")
+    assert message in refused(capsys, *words)
+    assert sorted(p.name for p in sample.iterdir()) == ["sample.xy", "start.cif", "taken"]
+
+
+def test_input_of_gsas2_is_refused_before_the_work_where_it_is_absent(
+    here, capsys, monkeypatch
+):
+    monkeypatch.setenv("XRDKIT_GSAS2_PYTHON", "nowhere")
+    said = refused(capsys, *solve("--for", "gsas2"))
+    assert "give the path of the Python that has GSAS-II" in said
+    assert list(here.iterdir()) == []
+
+
+def test_texture_axis_is_three_whole_numbers_or_none():
+    assert axis("0,0,-1") == (0, 0, -1)
+    assert axis("none") == "none"
 
 
 def test_simulated_pattern_is_read_back_with_its_wavelengths(here, capsys):

@@ -6,10 +6,11 @@ Imports stand inside the functions, so that ``xrdkit --help`` is immediate.
 import argparse
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from xrdkit.cli.inputs import add_pattern, bar, measured, plain_errors, warn
 from xrdkit.cli.words import (
     SOURCES,
     cell,
@@ -68,6 +69,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """All subcommands and their options."""
     from xrdkit import __version__
+    from xrdkit.cli.refinement import add_options as add_refine
 
     top = Parser(
         "xrdkit", description="Powder X-ray pattern + formula -> crystal structures."
@@ -75,6 +77,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"xrdkit {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_solve(commands.add_parser("solve", help="rank structures for a measured pattern"))
+    add_refine(
+        commands.add_parser("refine", help="refine a CIF against a measured pattern")
+    )
     add_index(commands.add_parser("index", help="cells that explain the lines"))
     add_simulate(commands.add_parser("simulate", help="the pattern of a CIF"))
     add_library(
@@ -82,36 +87,6 @@ def parser() -> argparse.ArgumentParser:
     )
     add_benchmark(commands.add_parser("benchmark", help="the tables of BENCHMARKS.md"))
     return top
-
-
-def add_pattern(sub: argparse.ArgumentParser) -> None:
-    """A measured pattern and what of it is used."""
-    sub.add_argument("pattern", metavar="FILE", help="measured pattern, or example:rutile")
-    sub.add_argument("--wavelength", help="CuKa, CuKa1, λ in Å, or Kα1,Kα2 in Å")
-    sub.add_argument("--range", type=span, metavar="LOW,HIGH", help="2θ in ° to use")
-    sub.add_argument(
-        "--exclude-range",
-        type=span,
-        action="append",
-        default=[],
-        metavar="LOW,HIGH",
-        help="2θ in ° to leave out; may be repeated",
-    )
-
-
-def measured(args: argparse.Namespace) -> "Pattern":
-    """The part of a measured pattern that is used."""
-    from xrdkit.pattern import crop, exclude, read
-
-    pattern = read(pattern_path(args.pattern), wavelength=wavelength(args.wavelength))
-    pattern = crop(pattern, *args.range) if args.range else pattern
-    return exclude(pattern, *args.exclude_range)
-
-
-def warn(sentences: Iterable[str]) -> None:
-    """Warnings, one a line, on stderr."""
-    for sentence in sentences:
-        print(f"xrdkit: warning: {sentence}", file=sys.stderr)
 
 
 def add_solve(sub: argparse.ArgumentParser) -> None:
@@ -146,7 +121,7 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
         nargs="+",
         dest="programs",
         default=[],
-        choices=("topas", "fullprof"),
+        choices=("topas", "fullprof", "gsas2"),
         help="also write the input of these Rietveld programs",
     )
     sub.add_argument("--candidates", type=positive, default=20, help="structures to keep")
@@ -165,7 +140,8 @@ def run_solve(args: argparse.Namespace) -> None:
 
     path = pattern_path(args.pattern)
     folder = Path(args.out or f"{path.stem}_xrdkit")
-    check_output(folder, path.stem, args.overwrite, args.programs)
+    with plain_errors():
+        check_output(folder, path.stem, args.overwrite, args.programs)
     pattern = measured(args)
     sources = {"sources": tuple(args.sources)} if args.sources else {}
     solution = solve(
@@ -248,11 +224,6 @@ def found_cells(args: argparse.Namespace, pattern: "Pattern") -> "list[IndexedCe
         volume = formula_volume(load_library(args.library), counts)
     settings = {"systems": args.systems, "count": args.count, "seed": args.seed}
     return run(index_steps(pattern, volume=volume, **settings), bar(args))
-
-
-def bar(args: argparse.Namespace) -> bool:
-    """Whether to show a progress bar: not in a log file, not when asked to be quiet."""
-    return sys.stderr.isatty() and not args.quiet
 
 
 def add_simulate(sub: argparse.ArgumentParser) -> None:

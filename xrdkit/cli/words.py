@@ -65,6 +65,26 @@ def span(text: str) -> tuple[float, ...]:
     return low, high
 
 
+def axis(text: str) -> tuple[int, ...] | str:
+    """Three indices of a texture axis, or "none"."""
+    if text == "none":
+        return text
+    values = numbers(3, "0,0,1 (or none)")(text)
+    if not any(values) or any(value != int(value) for value in values):
+        raise argparse.ArgumentTypeError(
+            f"texture axis {text} is not three whole numbers, one of them not zero"
+        )
+    return tuple(int(value) for value in values)
+
+
+def tolerance(text: str) -> float:
+    """A distance in Å within which atoms count as equivalent."""
+    (value,) = numbers(1, "0.01")(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a tolerance of 0 to 1 Å")
+    return value
+
+
 def positive(text: str) -> int:
     """A whole number of at least one."""
     if not text.isdigit() or int(text) < 1:

@@ -1,4 +1,4 @@
-"""A Solution for people and programs: tables, CIF, HTML, inputs of Rietveld programs."""
+"""Solutions and refinements for people and programs: tables, CIF, HTML, inputs."""
 
 from xrdkit.files import check_file, write_whole
 from xrdkit.report.cells import overlay, write_cells_html
@@ -6,6 +6,8 @@ from xrdkit.report.cif import cif_text, write_cif
 from xrdkit.report.fullprof import write_fullprof
 from xrdkit.report.gsas2 import write_gsas2
 from xrdkit.report.html import write_html
+from xrdkit.report.refined import parameter_rows, refinement_text, write_parameters
+from xrdkit.report.refinement import write_refinement
 from xrdkit.report.results import check_output, results_of, write_cifs, write_solution
 from xrdkit.report.tables import (
     cells_text,
@@ -22,6 +24,8 @@ __all__ = [
     "check_output",
     "cif_text",
     "overlay",
+    "parameter_rows",
+    "refinement_text",
     "results_of",
     "solution_rows",
     "solution_text",
@@ -33,6 +37,8 @@ __all__ = [
     "write_fullprof",
     "write_gsas2",
     "write_html",
+    "write_parameters",
+    "write_refinement",
     "write_solution",
     "write_topas",
     "write_whole",

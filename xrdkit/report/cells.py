@@ -38,7 +38,7 @@ def write_cells_html(
 def overlay(cell: IndexedCell, pattern: Pattern) -> str:
     """The prepared pattern with a mark at every line that the cell has, as SVG."""
     lines = marks(cell, pattern)
-    return drawing(pattern.two_theta, pattern.intensity, None, lines, size=(960, 300))
+    return drawing(pattern.two_theta, pattern.intensity, None, [lines], size=(960, 300))
 
 
 def _lines(cell: IndexedCell, pattern: Pattern) -> str:

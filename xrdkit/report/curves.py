@@ -17,6 +17,7 @@ from xrdkit.types import Fit, Pattern
 
 POINTS = 3000  # drawn at most
 MARKS = 800  # lines are told apart down to this share of the range
+GAP = 5  # median steps of a scan; a longer one is a gap
 Curve = Float[np.ndarray, " points"]
 Line = tuple[float, tuple[int, int, int]]  # 2θ in ° and hkl
 
@@ -29,11 +30,14 @@ class Curves:
     observed: Curve
     calculated: tuple[Curve, ...]
     unit: str
+    background: Curve | None = None
 
 
 def curves_of(fits: Sequence[Fit], pattern: Pattern | None = None) -> Curves:
     """Fits against the pattern as measured where it is given, else as it was prepared."""
     first = fits[0]
+    if first.table is not None:
+        return _refined_curves(first)
     x, observed, base, factor = first.two_theta, first.observed, 0.0, 1.0
     unit = "intensity without background, maximum 1"
     if pattern is not None and not pattern.prepared:
@@ -49,6 +53,44 @@ def curves_of(fits: Sequence[Fit], pattern: Pattern | None = None) -> Curves:
     )
     keep = thinned(observed, calculated[0])
     return Curves(x[keep], observed[keep], tuple(c[keep] for c in calculated), unit)
+
+
+def _refined_curves(fit: Fit) -> Curves:
+    """A refinement on the scale of its data, with its background."""
+    keep = thinned(fit.observed, fit.calculated)
+    unit = "counts" if counted(fit) else "intensity as measured"
+    curves = (fit.two_theta, fit.observed, fit.calculated, smooth_background(fit))
+    x, observed, calculated, base = (curve[keep] for curve in curves)
+    return Curves(x, observed, (calculated,), unit, base)
+
+
+def counted(fit: Fit) -> bool:
+    """Whether the data of a refinement are counts whose variance is their number."""
+    if fit.sigma is None:
+        return False
+    y, seen = fit.observed, fit.sigma > 0
+    whole = (y == np.round(y)).all()
+    return bool(whole and np.allclose(fit.sigma[seen] ** 2, np.maximum(y[seen], 1)))
+
+
+def smooth_background(fit: Fit) -> Curve:
+    """The background of a refinement without its phases.
+
+    In a Fit of the built-in engine it includes all phases but the first.
+    """
+    terms = [r.value for r in fit.table.rows if r.name.startswith("background:")]
+    if len(fit.table.units) == 1 or fit.engine == "gsas2" or not terms:
+        return fit.background
+    x = fit.two_theta
+    place = 2 * (x - x[0]) / (x[-1] - x[0]) - 1
+    return np.polynomial.chebyshev.chebval(place, np.array(terms))
+
+
+def gaps(two_theta: Curve) -> list[tuple[float, float]]:
+    """Stretches of 2θ (°) without points."""
+    step = np.diff(two_theta)
+    places = np.flatnonzero(step > GAP * np.median(step))
+    return [(float(two_theta[i]), float(two_theta[i + 1])) for i in places]
 
 
 def thinned(*curves: Curve, points: int = POINTS) -> Bool[np.ndarray, " points"]:

@@ -9,20 +9,22 @@ from xrdkit.report.curves import thinned
 
 Curve = Float[np.ndarray, " points"]
 COLOURS = {"observed": "#808080", "calculated": "#d55e00", "difference": "#0072b2",
-           "ticks": "#009e73"}  # fmt: skip
-LEFT, TOP, MARK = 8, 8, 16  # px
+           "ticks": "#009e73", "ticks2": "#b56b9c", "ticks3": "#b8860b",
+           "ticks4": "#5a78c8"}  # fmt: skip
+ROWS = ("ticks", "ticks2", "ticks3", "ticks4")  # colours of the lines of phases, in turn
+LEFT, TOP, MARK, ROW = 8, 8, 16, 11  # px
 
 
 def drawing(
     two_theta: Curve,
     observed: Curve,
     calculated: Curve | None = None,
-    lines: Sequence[float] = (),
+    lines: Sequence[Sequence[float]] = (),
     *,
     size: tuple[int, int] = (960, 400),
     points: int = 1600,
 ) -> str:
-    """Observed, calculated, lines and difference over 2θ (°).
+    """Observed, calculated, lines of every phase and difference over 2θ (°).
 
     Colours stand on light and dark; a page may set --observed, --calculated and so on.
     """
@@ -30,8 +32,8 @@ def drawing(
     x, y = two_theta[keep], observed[keep]
     width, height = size
     bottom = height - 26
-    below = (MARK if len(lines) else 0) + (0 if calculated is None else 60)
-    floor = bottom - below
+    rows = MARK + ROW * (len(lines) - 1) if len(lines) else 0
+    floor = bottom - rows - (0 if calculated is None else 60)
     both = np.concatenate([y] if calculated is None else [y, calculated])
     low, top = float(both.min()), float(both.max())
     across = (width - 2 * LEFT) / float(np.ptp(x) or 1)
@@ -51,8 +53,10 @@ def drawing(
             _polyline(place(model - low, floor, up), "calculated"),
             _polyline(place(rest, middle, unit), "difference"),
         ]
-    if len(lines):
-        parts.append(_marks([(angle - x[0]) * across + LEFT for angle in lines], floor + 5))
+    parts += [
+        _marks([(a - x[0]) * across + LEFT for a in angles], floor + 5 + ROW * i, i)
+        for i, angles in enumerate(lines)
+    ]
     parts += _scale(float(x[0]), across, bottom, width)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
@@ -69,9 +73,9 @@ def _polyline(points: str, name: str) -> str:
     return f'<polyline points="{points}" {_stroke(name)}/>'
 
 
-def _marks(places: list[float], top: float | int) -> str:
+def _marks(places: list[float], top: float | int, phase: int) -> str:
     path = "".join(f"M{place:.1f} {top:.1f}v9" for place in places)
-    return f'<path d="{path}" {_stroke("ticks")}/>'
+    return f'<path d="{path}" {_stroke(ROWS[phase % len(ROWS)])}/>'
 
 
 def _scale(first: float, across: float | int, bottom: int, width: int) -> list[str]:

@@ -13,7 +13,7 @@ from scipy.optimize import nnls
 
 from xrdkit.files import write_text
 from xrdkit.pattern import background, noise
-from xrdkit.report.cif import data_name
+from xrdkit.report.cif_words import data_name
 from xrdkit.report.setting import Setting, Site, position_constants
 from xrdkit.scattering import slit_factor
 from xrdkit.simulate import pattern_of

@@ -1,6 +1,7 @@
 """One HTML page a sample: verdict, plot, candidates, structure, limits, provenance.
 
-The page needs no network. Everything that comes from outside is escaped.
+Frame and plot are those of a refinement's page too (``refinement``). A page needs no
+network. Everything that comes from outside is escaped.
 """
 
 import base64
@@ -15,8 +16,8 @@ import numpy as np
 from jaxtyping import Float
 
 from xrdkit.files import write_text
-from xrdkit.report.curves import curves_of, lines_of
-from xrdkit.report.drawing import drawing
+from xrdkit.report.curves import Curves, Line, curves_of, lines_of
+from xrdkit.report.drawing import ROWS, drawing
 from xrdkit.report.markup import cell_html, counts_html, formula_html, symbol_html
 from xrdkit.report.sections import (
     GUIDE,
@@ -40,12 +41,8 @@ HINT = (
     "Drag to zoom, double click to see all. With the plot in focus: ← → move, ↑ ↓ zoom, "
     "Esc shows all."
 )
-KEYS = (
-    ("observed", "observed"),
-    ("calculated", "calculated"),
-    ("ticks", "lines of the structure"),
-    ("difference", "observed − calculated"),
-)
+Marks = Sequence[tuple[str, Sequence[Line]]]  # of every phase: its name and its lines
+Script = Literal["inline", "shared"]
 Curve = Float[np.ndarray, " points"]
 
 
@@ -54,7 +51,7 @@ def write_html(
     path: str | Path,
     *,
     pattern: Pattern | None = None,
-    script: Literal["inline", "shared"] = "inline",
+    script: Script = "inline",
 ) -> Path:
     """One report, readable without network and, but for zooming, without scripts.
 
@@ -62,12 +59,16 @@ def write_html(
     many reports beside each other, script="shared" writes xrdkit_report.js once.
     """
     path = Path(path)
+    return write_text(path, html_text(solution, pattern, script_element(path, script)))
+
+
+def script_element(path: Path, script: Script) -> str:
+    """The element of the plot's script, which is written beside the page if "shared"."""
     source = _packaged(SCRIPT)
-    element = f'<script type="module">\n{source}</script>'
-    if script == "shared":
-        write_text(path.with_name(SCRIPT), source)
-        element = f'<script defer src="{SCRIPT}"></script>'
-    return write_text(path, html_text(solution, pattern, element))
+    if script == "inline":
+        return f'<script type="module">\n{source}</script>'
+    write_text(path.with_name(SCRIPT), source)
+    return f'<script defer src="{SCRIPT}"></script>'
 
 
 def _packaged(name: str) -> str:
@@ -143,48 +144,75 @@ def plot(solution: Solution, settings: Sequence[Setting], pattern: Pattern | Non
     if not solution.fits:
         shown = pattern or solution.problem.pattern
         return f"<figure>{drawing(shown.two_theta, shown.intensity)}</figure>"
-    beam = solution.fits[0].radiation
-    curves = curves_of(solution.fits, pattern)
-    marks = [lines_of(s, fit) for s, fit in zip(settings, solution.fits, strict=True)]
+    marks = [
+        [("lines of the structure", lines_of(one, fit))]
+        for one, fit in zip(settings, solution.fits, strict=True)
+    ]
+    wavelength = solution.fits[0].radiation.main
+    return figure(
+        curves_of(solution.fits, pattern), marks, wavelength, _choice(solution.fits)
+    )
+
+
+def figure(
+    curves: Curves, marks: Sequence[Marks], wavelength: float, choice: str = ""
+) -> str:
+    """Curves and lines of every fit's phases; ``choice`` is a control to choose a fit."""
     still = drawing(
-        curves.two_theta, curves.observed, curves.calculated[0], [x for x, _ in marks[0]]
+        curves.two_theta,
+        curves.observed,
+        curves.calculated[0],
+        [[x for x, _ in lines] for _, lines in marks[0]],
     )
     data = {
         "two_theta": _encoded(curves.two_theta.astype("<f4")),
         "observed": _steps(curves.observed),
+        "background": None if curves.background is None else _steps(curves.background),
         "fits": [
-            {"calculated": _steps(c), "lines": [[round(x, 3), *hkl] for x, hkl in lines]}
-            for c, lines in zip(curves.calculated, marks, strict=True)
+            {"calculated": _steps(curve), "phases": [_phase(*phase) for phase in phases]}
+            for curve, phases in zip(curves.calculated, marks, strict=True)
         ],
-        "wavelength": beam.main,
-        "abscissa": f"2θ (°), λ = {beam.main:.5f} Å",
+        "wavelength": wavelength,
+        "abscissa": f"2θ (°), λ = {wavelength:.5f} Å",
         "ordinate": curves.unit,
     }
+    keys = [("observed", "observed"), ("calculated", "calculated")]
+    keys += [("base", "background")] if curves.background is not None else []
+    keys += [(ROWS[i % len(ROWS)], name) for i, (name, _) in enumerate(marks[0])]
+    keys += [("difference", "observed − calculated")]
     return (
-        f'<figure class="pattern">{_controls(solution.fits)}{still}'
+        f'<figure class="pattern">{_controls(choice)}{still}'
         '<canvas tabindex="0" role="img" aria-label="observed and calculated pattern; '
         f'arrow keys move and zoom"></canvas><output data-hint="{escape(HINT)}"></output>'
-        f"<figcaption>{_keys()}</figcaption>"
+        f'<figcaption class="keys">{_keys(keys)}</figcaption>'
         f'<script type="application/json">{_json(data)}</script></figure>'
     )
 
 
-def _controls(fits: Sequence[Fit]) -> str:
+def _phase(name: str, lines: Sequence[Line]) -> dict[str, Any]:
+    return {"name": name, "lines": [[round(x, 3), *hkl] for x, hkl in lines]}
+
+
+def _choice(fits: Sequence[Fit]) -> str:
     options = "".join(
         f'<option value="{i}">{i + 1} · {fit.structure.composition.reduced_formula} '
         f"{escape(fit.space_group_symbol)}, residual {fit.residual:.3f}</option>"
         for i, fit in enumerate(fits)
     )
+    return f"<label>structure <select>{options}</select></label>"
+
+
+def _controls(choice: str) -> str:
     return (
-        f'<div class="controls"><label>structure <select>{options}</select></label>'
+        f'<div class="controls">{choice}'
         '<label><input type="checkbox"> root of intensity</label></div>'
     )
 
 
-def _keys() -> str:
+def _keys(keys: Sequence[tuple[str, str]]) -> str:
     return "".join(
-        f'<span class="key" style="background:var(--{name})"></span>{word}'
-        for name, word in KEYS
+        f'<span><i class="key" style="background:var(--{name})"></i>{escape(word)}</span>'
+        for name, word in keys
     )
 
 

@@ -4,8 +4,14 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from xrdkit.refine.rietveld.metric import CELL
 from xrdkit.report.handover import CELL_PARAMETERS
 from xrdkit.report.setting import Setting
+
+R_NAMES = {
+    "r_wp": "R_wp", "r_wp_b": "R_wp′", "r_p": "R_p", "r_exp": "R_exp", "gof": "GOF",
+    "r_bragg": "R_Bragg", "r_f": "R_F",
+}  # fmt: skip
 
 
 def formula_html(text: str) -> str:
@@ -20,19 +26,45 @@ def counts_html(counts: dict[str, float]) -> str:
 
 def symbol_html(symbol: str) -> str:
     """A Hermann–Mauguin symbol with letters slanted, screw axes below, bars over."""
+    symbol = re.sub(r"(?<= )([2346])([1-5])", r"\1_\2", symbol)
     text = re.sub(r"([A-Za-z])", r"<i>\1</i>", escape(symbol.replace(" ", "")))
     text = re.sub(r"_(\d)", r"<sub>\1</sub>", text)
     return re.sub(r"-(\d)", "\\1\u0305", text)
 
 
+def cell_words(setting: Setting) -> list[tuple[str, str]]:
+    """Symbol and value of the lengths (Å) and angles (°) that symmetry leaves free."""
+    kinds = CELL_PARAMETERS[setting.system]
+    return [
+        ("abcαβγ"[i], setting.shown(name, setting.cell[i], 4 if i < 3 else 2))
+        for i, (name, kind) in enumerate(zip(CELL, kinds, strict=True))
+        if kind and kinds.index(kind) == i
+    ]
+
+
 def cell_html(setting: Setting) -> str:
     """The lengths (Å) and angles (°) that symmetry leaves free."""
-    kinds = CELL_PARAMETERS[setting.system]
-    free = [i for i, kind in enumerate(kinds) if kind and kinds.index(kind) == i]
     return ", ".join(
-        f"<i>{'abcαβγ'[i]}</i>&nbsp;{setting.cell[i]:.{4 if i < 3 else 2}f}" + "°" * (i > 2)
-        for i in free
+        f"<i>{symbol}</i>&nbsp;{value}" + "°" * (symbol in "αβγ")
+        for symbol, value in cell_words(setting)
     )
+
+
+def r_values_html(r_values: dict[str, float]) -> list[tuple[str, str]]:
+    """Names and values of R factors, in percent but for GOF."""
+    return [
+        (re.sub(r"R_(\w+)(′?)", r"<i>R</i><sub>\1</sub>\2", name), value)
+        for name, value in r_words(r_values)
+    ]
+
+
+def r_words(r_values: dict[str, float]) -> list[tuple[str, str]]:
+    """R factors as words, R_wp first: percent but for GOF."""
+    return [
+        (name, f"{r_values[key]:.2f}" + " %" * (key != "gof"))
+        for key, name in R_NAMES.items()
+        if key in r_values
+    ]
 
 
 def list_html(items: Iterable[str]) -> str:

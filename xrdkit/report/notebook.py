@@ -9,8 +9,15 @@ from typing import Any
 
 from xrdkit.report.curves import lines_of
 from xrdkit.report.drawing import drawing
-from xrdkit.report.markup import counts_html, formula_html, symbol_html
-from xrdkit.report.setting import settings_of
+from xrdkit.report.markup import (
+    counts_html,
+    formula_html,
+    r_values_html,
+    symbol_html,
+)
+from xrdkit.report.refined import sample_text
+from xrdkit.report.sections import phase_html
+from xrdkit.report.setting import Setting, settings_of
 from xrdkit.types import (
     Candidate,
     Controls,
@@ -154,17 +161,33 @@ def _phase(value: Phase) -> str:
 
 @html_of.register
 def _fit(value: Fit) -> str:
-    setting = settings_of(value)[0]
-    marks = [angle for angle, _ in lines_of(setting, value)]
-    formula = formula_html(value.structure.composition.reduced_formula)
-    return drawing(
+    settings = settings_of(value)
+    shown = settings if value.table is not None else settings[:1]
+    marks = [[angle for angle, _ in lines_of(setting, value)] for setting in shown]
+    picture = drawing(
         value.two_theta, value.observed, value.calculated, marks, size=SMALL, points=800
-    ) + _line(
+    )
+    if value.table is not None:
+        return picture + _refined(value, shown)
+    formula = formula_html(value.structure.composition.reduced_formula)
+    return picture + _line(
         f"<b>{formula}</b>, {symbol_html(value.space_group_symbol)} ({value.space_group})",
         f"profile residual {value.residual:.4f}",
         escape(value.origin),
         f"known: {escape(value.known)}" if value.known else "",
     )
+
+
+def _refined(value: Fit, settings: list[Setting]) -> str:
+    """R values, and every phase with its cell; warnings."""
+    factors = (f"{name} {number}" for name, number in r_values_html(value.r_values))
+    phases = (
+        f"<div>{phase_html(setting)}{sample_text(value, i)}</div>"
+        for i, setting in enumerate(settings)
+    )
+    counts = f"<i>N</i> {value.n_observations}, <i>P</i> {value.n_parameters}"
+    warnings = (f"<div>warning: {escape(said)}</div>" for said in value.warnings)
+    return "".join([_line(*factors, counts), *phases, *warnings])
 
 
 @html_of.register

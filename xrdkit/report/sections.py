@@ -15,12 +15,13 @@ from xrdkit.report.markup import (
     cell_html,
     formula_html,
     list_html,
+    r_values_html,
     symbol_html,
     table_html,
 )
 from xrdkit.report.setting import Setting
 from xrdkit.report.tables import sites_text, solution_rows
-from xrdkit.types import Fit, Pattern, Solution
+from xrdkit.types import Fit, Pattern, Radiation, Solution
 
 PROGRAMS = ("torch", "pymatgen", "spglib", "gemmi", "numpy")
 SHELL = 1.25  # neighbours up to this multiple of the shortest distance are shown
@@ -66,31 +67,48 @@ def candidates(solution: Solution, settings: Sequence[Setting]) -> str:
 
 def structure(fit: Fit, setting: Setting) -> str:
     """Cell and sites of a structure, with the nearest neighbours of each site."""
+    quality = "".join(f", {name} {value}" for name, value in r_values_html(fit.r_values))
+    said = f"{phase_html(setting)}; profile residual {fit.residual:.4f}{quality}"
+    around = {
+        site.label: ", ".join(neighbours(setting, site.frac)) for site in setting.sites
+    }
+    table = sites_html(setting, "nearest neighbours (Å)", around)
+    return f"<h2>Structure of the first</h2><p>{said}</p>{table}"
+
+
+def phase_html(setting: Setting) -> str:
+    """Formula, space group, cell, volume, Z and density."""
+    cell = (
+        f"{symbol_html(setting.symbol)} ({setting.number}), {cell_html(setting)} Å, "
+        f"<i>V</i>&nbsp;{setting.shown('volume', setting.structure.volume, 2)} Å³"
+    )
+    if not setting.sites:
+        return cell
+    return (
+        f"{formula_html(setting.composition.reduced_formula)}, {cell}, "
+        f"<i>Z</i>&nbsp;{setting.units}, {float(setting.structure.density):.2f} g/cm³"
+    )
+
+
+def sites_html(setting: Setting, head: str, words: dict[str, str]) -> str:
+    """The sites with a last column of ``words`` by label."""
     rows = [
         [
             site.label,
-            f"{site.multiplicity}<i>{site.wyckoff}</i>",
-            *(f"{x:.4f}" for x in site.frac),
-            f"{site.occupancy:.3g}",
-            f"{site.u_iso:.4f}",
-            ", ".join(neighbours(setting, site.frac)),
+            f"{site.multiplicity}<i>{site.wyckoff.strip('?')}</i>",
+            *(
+                setting.shown(f"{axis}:{site.label}", x, 4)
+                for axis, x in zip("xyz", site.frac, strict=True)
+            ),
+            setting.shown(f"occupancy:{site.label}", site.occupancy, 3),
+            setting.shown(f"u:{site.label}", site.u_iso, 4),
+            words[site.label],
         ]
         for site in setting.sites
     ]
     heads = ("site", "Wyckoff", "x", "y", "z", "occupancy", "<i>U</i><sub>iso</sub> (Å²)",
-             "nearest neighbours (Å)")  # fmt: skip
-    quality = "".join(
-        f", {escape(name)} {value:.2f} %" for name, value in fit.r_values.items()
-    )
-    said = (
-        f"{formula_html(setting.composition.reduced_formula)}, "
-        f"{symbol_html(setting.symbol)} ({setting.number}), {cell_html(setting)} Å, "
-        f"<i>V</i>&nbsp;{setting.structure.volume:.2f} Å³, <i>Z</i>&nbsp;{setting.units}, "
-        f"{float(setting.structure.density):.2f} g/cm³; "
-        f"profile residual {fit.residual:.4f}{quality}"
-    )
-    table = table_html(heads, rows, numbers=(2, 3, 4, 5, 6))
-    return f"<h2>Structure of the first</h2><p>{said}</p>{table}"
+             head)  # fmt: skip
+    return table_html(heads, rows, numbers=(2, 3, 4, 5, 6))
 
 
 def neighbours(setting: Setting, frac: Float[np.ndarray, "3"]) -> list[str]:
@@ -145,21 +163,40 @@ def warnings_of(solution: Solution, pattern: Pattern | None) -> str:
 def provenance(solution: Solution, pattern: Pattern | None) -> str:
     """Where everything comes from: input, settings, versions, time."""
     shown = pattern or solution.problem.pattern
-    beam = ", ".join(f"{w:.6f}" for w in shown.radiation.wavelengths)
     settings = {k: v for k, v in solution.settings.items() if given(v)}
     library = settings.pop("library", None)
-    entries = {
-        "pattern": shown.name or "–",
-        "radiation": f"{beam} Å, polarisation {shown.radiation.polarisation:g}",
-        "e.s.d.s": shown.sigma_source,
-        **{name.replace("_", " "): plain(value) for name, value in settings.items()},
-        "library": _library(solution.problem.library if library is None else library),
+    seconds = ", ".join(f"{k} {v:.1f}" for k, v in solution.seconds.items())
+    return entries_html(
+        {
+            "pattern": shown.name or "–",
+            "radiation": beam_text(shown.radiation),
+            "e.s.d.s": shown.sigma_source,
+            **{name.replace("_", " "): plain(value) for name, value in settings.items()},
+            "library": _library(solution.problem.library if library is None else library),
+            **versions(),
+            "seconds": seconds or "–",
+        }
+    )
+
+
+def beam_text(beam: Radiation) -> str:
+    """Wavelengths and polarisation."""
+    lengths = ", ".join(f"{w:.6f}" for w in beam.wavelengths)
+    return f"{lengths} Å, polarisation {beam.polarisation:g}"
+
+
+def versions() -> dict[str, str]:
+    """What the page was made with, and when."""
+    return {
         "xrdkit": __version__,
         "with": ", ".join(f"{name} {_version(name)}" for name in PROGRAMS),
         "python": platform.python_version(),
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "seconds": ", ".join(f"{k} {v:.1f}" for k, v in solution.seconds.items()) or "–",
     }
+
+
+def entries_html(entries: dict[str, str]) -> str:
+    """Where a page comes from, entry by entry."""
     items = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
         for name, value in entries.items()

@@ -5,7 +5,7 @@ origin on the centre of symmetry where there is a choice. CIF, TOPAS, FullProf a
 report describe a structure this way.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from math import gcd
 from typing import TYPE_CHECKING
@@ -14,6 +14,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xrdkit.crystal import U_ISO, symmetry_dataset, to_structure
+from xrdkit.refine.rietveld import Parameters
+from xrdkit.refine.rietveld.answer import atoms_of, lattice_of, site_values, structure_of
+from xrdkit.refine.rietveld.geometry import with_esd
+from xrdkit.refine.rietveld.start import prefix_of
 from xrdkit.space_group import (
     echelon,
     quiet_spglib,
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from spglib import SpglibDataset
 
 SYMPREC = 0.1  # Å, as in ranking
+EXACT = 1e-3  # Å; refined sites are on their special positions
 Matrices = tuple[Int[np.ndarray, "operations 3 3"], Float[np.ndarray, "operations 3"]]
 Species = tuple[tuple[str, float], ...]  # element symbols and occupancies of one place
 
@@ -56,7 +61,8 @@ class Setting:
     """A structure in the reference setting; ``cell`` is a, b, c, α, β, γ in Å and °.
 
     ``units`` is Z, the number of formula units. ``polar`` rows are the directions along
-    which the origin may be chosen, in reduced row echelon form.
+    which the origin may be chosen, in reduced row echelon form. ``esds`` are those of a
+    refinement by the names of its parameters ("a", "volume", "x:Ti1").
     """
 
     structure: "Structure"
@@ -69,11 +75,17 @@ class Setting:
     sites: tuple[Site, ...]
     units: int
     polar: Float[np.ndarray, "directions 3"]
+    esds: dict[str, float] = field(default_factory=dict)
 
     @property
     def composition(self) -> "Composition":
         """Contents of one formula unit."""
         return self.structure.composition / self.units
+
+    def shown(self, name: str, value: float, places: int) -> str:
+        """A value with its e.s.d. in brackets, 4.5937(2), or to so many decimals."""
+        esd = self.esds.get(name)
+        return with_esd(value, esd) if esd else f"{value:.{places}f}"
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,9 @@ class _Orbit:
 
 
 def settings_of(fit: Fit) -> list[Setting]:
-    """Every phase of a fit, the unknown one first."""
+    """Every phase of a fit, the unknown one first; of a refinement its own sites."""
+    if fit.table is not None:
+        return [_refined(fit, phase) for phase in range(len(fit.table.units))]
     others = [to_structure(phase.crystal) for phase in fit.phases[1:]]
     return [
         reference_setting(structure, _displacements(fit, i))
@@ -114,29 +128,96 @@ def reference_setting(
 
     ``u_iso`` are displacement parameters (Å²) by element; without, a usual value stands.
     """
+    whole, hall, orbits = _standardised(structure)
+    sites = _sites(orbits, _matrices(_operations(hall)), u_iso or {})
+    return _setting(whole, hall, tuple(sites), {})
+
+
+def _setting(
+    structure: "Structure", hall: int, sites: tuple[Site, ...], esds: dict[str, float]
+) -> Setting:
+    """A structure whose sites are in the setting of a Hall number."""
     import gemmi
 
-    whole, hall, orbits = _standardised(structure)
-    with quiet_spglib() as spglib:
-        name = spglib.get_spacegroup_type(hall).hall_symbol
-    operations = gemmi.symops_from_hall(name)
+    operations = _operations(hall)
     group = gemmi.find_spacegroup_by_ops(operations)
     counts: dict[Species, int] = {}
-    for orbit in orbits:
-        counts[orbit.species] = counts.get(orbit.species, 0) + len(orbit.frac)
-    matrices = _matrices(operations)
+    for place in {site.place for site in sites}:
+        own = [site for site in sites if site.place == place]
+        species = tuple(sorted((site.element, round(site.occupancy, 4)) for site in own))
+        counts[species] = counts.get(species, 0) + own[0].multiplicity
     return Setting(
-        whole,
-        tuple(float(value) for value in whole.lattice.parameters),
+        structure,
+        tuple(float(value) for value in structure.lattice.parameters),
         group.number,
         group.xhm(),
         group.hall,
         group.crystal_system_str(),
         tuple(operation.triplet() for operation in operations),
-        tuple(_sites(orbits, matrices, u_iso or {})),
-        reduce(gcd, counts.values()),
-        echelon(matrices[0].mean(0).T),
+        sites,
+        reduce(gcd, counts.values(), 0) or 1,
+        echelon(_matrices(operations)[0].mean(0).T),
+        esds,
     )
+
+
+def _operations(hall: int) -> "gemmi.GroupOps":
+    import gemmi
+
+    with quiet_spglib() as spglib:
+        name = spglib.get_spacegroup_type(hall).hall_symbol
+    return gemmi.symops_from_hall(name)
+
+
+def _refined(fit: Fit, phase: int) -> Setting:
+    """A phase of a refinement with the sites and labels of its parameter table."""
+    table = fit.table
+    unit, prefix = table.units[phase], prefix_of(table.units, phase)
+    hall = reference_hall(unit.space_group)
+    letters = _letters(table, phase, hall)
+    u, occupancy = (site_values(table, phase, kind) for kind in ("u", "occupancy"))
+    sites = tuple(
+        Site(
+            site.label,
+            site.element,
+            float(occupancy[i]),
+            float(u[i]),
+            site.place,
+            letters[i],
+            site.multiplicity,
+            np.array([table[f"{prefix}{axis}:{site.label}"].value for axis in "xyz"]),
+            site.free,
+        )
+        for i, site in enumerate(unit.sites)
+    )
+    own = {
+        name.removeprefix(prefix): esd
+        for name, esd in fit.uncertainties.items()
+        if name.rpartition("/")[0] == prefix.rstrip("/")
+    }
+    return _setting(structure_of(table, phase), hall, sites, own)
+
+
+def _letters(table: Parameters, phase: int, hall: int) -> list[str]:
+    """Wyckoff letters of the sites; "?" where spglib describes the structure otherwise.
+
+    Every place counts as a kind of its own, so that no higher symmetry is found by chance.
+    """
+    places = [site.place for site in table.units[phase].sites]
+    owner, frac = atoms_of(table, phase)
+    firsts = [places.index(place) for place in places]
+    one = np.isin(owner, firsts)
+    owner, frac = owner[one], frac[one]
+    if not len(owner):
+        return []
+    found = symmetry_dataset((lattice_of(table, phase), frac, owner), EXACT, hall)
+    same = (
+        found is not None
+        and found.hall_number == hall
+        and np.allclose(found.transformation_matrix, np.eye(3), atol=1e-4)
+        and np.allclose(found.origin_shift, np.rint(found.origin_shift), atol=1e-4)
+    )
+    return [found.wyckoffs[int((owner == i).argmax())] if same else "?" for i in firsts]
 
 
 def _standardised(structure: "Structure") -> "tuple[Structure, int, list[_Orbit]]":

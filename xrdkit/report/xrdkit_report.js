@@ -2,8 +2,9 @@
 // No imports and no exports, so that it also loads from a file beside many reports.
 "use strict";
 {
-  const LEFT = 62, RIGHT = 14, TOP = 12, AXIS = 44, TICKS = 20, BAND = 74;
+  const LEFT = 62, RIGHT = 14, TOP = 12, AXIS = 44, ROW = 13, BAND = 74;
   const NEAR = 6; // pixels
+  const COLOURS = ["ticks", "ticks2", "ticks3", "ticks4"]; // of phases, in turn
 
   const buffer = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
   const curve = ({ low, high, steps }) =>
@@ -35,6 +36,7 @@
     const data = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
     const x = new Float32Array(buffer(data.two_theta));
     const observed = curve(data.observed);
+    const background = data.background && curve(data.background);
     const fits = data.fits.map((fit) => ({ ...fit, calculated: curve(fit.calculated) }));
     const full = [x[0], x[x.length - 1]];
     const canvas = figure.querySelector("canvas");
@@ -65,7 +67,7 @@
       canvas.height = Math.round(height * ratio);
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
       pen.font = `12px ${getComputedStyle(figure).fontFamily}`;
-      const { calculated, lines } = fits[chosen];
+      const { calculated, phases } = fits[chosen];
       const first = Math.max(indexOf(x, from) - 1, 0), last = Math.min(indexOf(x, to) + 1, x.length);
       let low = Infinity, high = -Infinity, least = 0, most = 0;
       for (let i = first; i < last; i++) {
@@ -75,7 +77,7 @@
         most = Math.max(most, observed[i] - calculated[i]);
       }
       low = root.checked ? Math.max(low, 0) : low;
-      const floor = height - AXIS - BAND - TICKS;
+      const floor = height - AXIS - BAND - ROW * phases.length - 7;
       const span = (level(high) - level(low)) * 1.05 || 1;
       const toHeight = (value) => floor - ((level(value) - level(low)) / span) * (floor - TOP);
       axes(low, high, toHeight, floor);
@@ -85,8 +87,9 @@
       pen.clip();
       pen.fillStyle = colour("observed");
       for (let i = first; i < last; i++) pen.fillRect(toPixel(x[i]) - 1, toHeight(observed[i]) - 1, 2, 2);
+      if (background) path(first, last, (i) => toHeight(background[i]), colour("base"));
       path(first, last, (i) => toHeight(calculated[i]), colour("calculated"));
-      marks(lines, floor + 5);
+      phases.forEach(({ lines }, row) => marks(lines, floor + 5 + ROW * row, COLOURS[row % COLOURS.length]));
       const middle = height - AXIS - BAND / 2;
       const unit = Math.min((floor - TOP) / (high - low || 1), (BAND - 10) / (most - least || 1));
       const offset = middle + ((most + least) / 2) * unit;
@@ -104,13 +107,13 @@
       pen.stroke();
     }
 
-    function marks(lines, top) {
+    function marks(lines, top, name) {
       pen.beginPath();
       for (const [angle] of lines) {
         pen.moveTo(toPixel(angle), top);
         pen.lineTo(toPixel(angle), top + 11);
       }
-      pen.strokeStyle = colour("ticks");
+      pen.strokeStyle = colour(name);
       pen.lineWidth = 1.2;
       pen.stroke();
     }
@@ -171,16 +174,21 @@
       const right = clamp(indexOf(x, angle), 1, x.length - 1);
       const i = angle - x[right - 1] < x[right] - angle ? right - 1 : right;
       const show = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
-      const near = fits[chosen].lines
+      const near = ({ lines }) => lines
         .filter(([at]) => Math.abs(toPixel(at) - cursor) < NEAR)
-        .sort((a, b) => Math.abs(a[0] - angle) - Math.abs(b[0] - angle));
+        .sort((a, b) => Math.abs(a[0] - angle) - Math.abs(b[0] - angle))
+        .slice(0, 3).map((line) => line.slice(1).join(" ")).join(", ");
       const parts = [
         `2θ ${x[i].toFixed(2)}°`,
         `d ${spacing(x[i]).toFixed(4)} Å`,
         `observed ${show(observed[i])}`,
         `calculated ${show(fits[chosen].calculated[i])}`,
       ];
-      if (near.length) parts.push(`hkl ${near.slice(0, 3).map((l) => l.slice(1).join(" ")).join(", ")}`);
+      const { phases } = fits[chosen];
+      for (const phase of phases) {
+        const name = phases.length > 1 ? phase.name : "hkl";
+        if (near(phase)) parts.push(`${name} ${near(phase)}`);
+      }
       readout.textContent = parts.join("   ");
     }
 
@@ -224,7 +232,7 @@
       event.preventDefault();
       zoom(...moves[event.key]);
     });
-    choice.addEventListener("change", () => {
+    choice?.addEventListener("change", () => {
       chosen = Number(choice.value);
       tell();
       draw();
