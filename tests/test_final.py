@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import gemmi
 import numpy as np
 import pytest
 from textbook import STRUCTURES
@@ -11,6 +12,8 @@ from xrdkit.pattern import prepare
 from xrdkit.problem import pose
 from xrdkit.rank import rank
 from xrdkit.refine.final import answer, check_engine, refined_steps, scores_of
+from xrdkit.report import write_solution
+from xrdkit.report.curves import curves_of
 from xrdkit.simulate import pattern_of
 from xrdkit.solve import run, solve
 from xrdkit.types import Fit, Instrument, Pattern
@@ -100,3 +103,22 @@ def test_engines_that_cannot_be_used_are_refused_before_anything_is_done(measure
         solve(measured, "TiO2", engine="topas")
     with pytest.raises(ValueError, match="this one is prepared already; give it as it was"):
         check_engine("builtin", prepare(measured))
+
+
+def test_refined_and_other_answers_stand_on_one_scale_in_report_and_files(
+    solution, measured, tmp_path
+):
+    plain = solve(measured, "TiO2", candidates=5, progress=False)
+    both = replace(solution, fits=(*solution.fits, *plain.fits), groups=((0,), (1,)))
+    assert [fit.engine for fit in both.fits] == ["rietveld", "batch"]
+    curves = curves_of(both.fits, measured)
+    assert curves.unit == "counts"
+    refined, other = curves.calculated
+    assert refined.max() == pytest.approx(measured.intensity.max(), rel=0.1)
+    assert np.corrcoef(refined, other)[0, 1] > 0.99
+    assert np.median(other / refined) == pytest.approx(1, abs=0.1)
+    write_solution(both, tmp_path / "out", name="sample", pattern=measured)
+    cifs = sorted((tmp_path / "out").glob("*.cif"))
+    assert len(cifs) == 2
+    cells = [gemmi.cif.read(str(c)).sole_block().find_value("_cell_length_a") for c in cifs]
+    assert ["(" in cell for cell in cells] == [True, False]

@@ -402,8 +402,9 @@ class Fit:
 
     A Rietveld engine adds ``values`` and ``uncertainties`` (e.s.d.s) by the names of its
     parameters, ``correlations`` above 0.9, ``warnings``, ``sigma`` of the points (0: no
-    weight), N and P of the R values, and its parameter ``table`` with the ``covariance`` of
-    ``table.vector()``, from which the e.s.d.s are.
+    weight), N and P of the R values, ``esd`` for what e.s.d.s are multiplied by, and its
+    parameter ``table`` with the ``covariance`` of ``table.vector()``, which is multiplied
+    by the square of that.
     """
 
     __repr__ = _in_line
@@ -439,6 +440,7 @@ class Fit:
     sigma: Float[np.ndarray, " points"] | None = None
     n_observations: int = 0
     n_parameters: int = 0
+    esd: str = "gof"
     table: Any = None
     covariance: Float[np.ndarray, "rows rows"] | None = None
 

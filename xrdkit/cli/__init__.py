@@ -99,6 +99,11 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
         "--index", action="store_true", help="look for cells in the lines first"
     )
     sub.add_argument("--space-group", help="number or symbol, if it is known")
+    sub.add_argument(
+        "--engine",
+        choices=("builtin", "gsas2"),
+        help="refine the best answers by full profile (R values, e.s.d.s)",
+    )
     sub.add_argument("--library", help="library file (default: the shipped prototypes)")
     sub.add_argument(
         "--exclude",
@@ -149,6 +154,7 @@ def run_solve(args: argparse.Namespace) -> None:
         args.formula,
         phases=tuple(args.phase),
         index=args.index,
+        engine=args.engine,
         contents=args.contents,
         cell=args.cell,
         space_group=number(args.space_group),

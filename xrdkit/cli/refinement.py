@@ -91,14 +91,13 @@ def run_refine(args: argparse.Namespace) -> None:
         fit = run(noted(steps_of(args, pattern, profile), stages), bar(args))
     warn([*pattern.warnings, *fit.warnings])
     print(refinement_text(fit))
-    esd = args.esd or "gof"
     named = ("cif", "phase", "engine", "instrument", "background", "texture")
-    chosen = {word: getattr(args, word) for word in named} | {"esd": esd}
+    chosen = {word: getattr(args, word) for word in named} | {"esd": fit.esd}
     cif, table, page = planned
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_cif(fit, cif, profile=True, esd=esd)
+    write_cif(fit, cif, profile=True)
     write_parameters(fit, table)
-    write_refinement(fit, page, name=pattern.name, stages=stages, settings=chosen, esd=esd)
+    write_refinement(fit, page, name=pattern.name, stages=stages, settings=chosen)
     print(f"results in {', '.join(map(str, planned))}")
 
 

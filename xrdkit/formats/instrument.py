@@ -44,7 +44,8 @@ def read_instrument(path: str | Path) -> tuple[Radiation, Instrument]:
 
 
 def _gsas2(rows: list[str], name: str) -> tuple[Radiation, Instrument]:
-    pairs = [row.partition(":") for row in rows if ":" in row and row[:1] != "#"]
+    items = [item for row in rows if row[:1] != "#" for item in row.split(";")]
+    pairs = [item.partition(":") for item in items if ":" in item]
     found = {key.strip(): value.strip() for key, _, value in reversed(pairs)}
     if found.get("Type", "")[:3] != "PXC":
         raise ValueError(

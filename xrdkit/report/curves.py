@@ -34,34 +34,36 @@ class Curves:
 
 
 def curves_of(fits: Sequence[Fit], pattern: Pattern | None = None) -> Curves:
-    """Fits against the pattern as measured where it is given, else as it was prepared."""
-    first = fits[0]
-    if first.table is not None:
-        return _refined_curves(first)
-    x, observed, base, factor = first.two_theta, first.observed, 0.0, 1.0
+    """Fits on one scale: that of the measurement where it is known, else as prepared.
+
+    It is known from the ``pattern`` as measured, or where the first fit is a refinement of
+    it, whose background is drawn too.
+    """
+    first, smooth = fits[0], None
+    x, observed, base = first.two_theta, first.observed, np.zeros_like(first.observed)
     unit = "intensity without background, maximum 1"
-    if pattern is not None and not pattern.prepared:
-        x, low, high = pattern.two_theta, first.two_theta[0], first.two_theta[-1]
-        inside = (x >= low) & (x <= high)
-        x, observed = x[inside], pattern.intensity[inside]
+    if first.table is not None:
+        base = smooth = smooth_background(first)
+        unit = "counts" if counted(first) else "intensity as measured"
+    elif pattern is not None and not pattern.prepared:
+        inside = pattern.two_theta >= first.two_theta[0]
+        inside &= pattern.two_theta <= first.two_theta[-1]
+        x, observed = pattern.two_theta[inside], pattern.intensity[inside]
         base = background(pattern)[inside]
-        net = np.interp(first.two_theta, x, observed - base)
-        factor = float(net @ first.observed / (first.observed @ first.observed))
         unit = "counts" if pattern.sigma_source == "counts" else "intensity as measured"
-    calculated = tuple(
-        base + factor * PchipInterpolator(fit.two_theta, fit.calculated)(x) for fit in fits
-    )
+    calculated = tuple(_on_scale(fit, x, observed, base) for fit in fits)
     keep = thinned(observed, calculated[0])
-    return Curves(x[keep], observed[keep], tuple(c[keep] for c in calculated), unit)
+    smooth = None if smooth is None else smooth[keep]
+    return Curves(x[keep], observed[keep], tuple(c[keep] for c in calculated), unit, smooth)
 
 
-def _refined_curves(fit: Fit) -> Curves:
-    """A refinement on the scale of its data, with its background."""
-    keep = thinned(fit.observed, fit.calculated)
-    unit = "counts" if counted(fit) else "intensity as measured"
-    curves = (fit.two_theta, fit.observed, fit.calculated, smooth_background(fit))
-    x, observed, calculated, base = (curve[keep] for curve in curves)
-    return Curves(x, observed, (calculated,), unit, base)
+def _on_scale(fit: Fit, x: Curve, observed: Curve, base: Curve) -> Curve:
+    """The calculated curve of a fit at 2θ = x, on the scale of the observed one."""
+    if fit.table is not None:
+        return np.interp(x, fit.two_theta, fit.calculated)
+    net = np.interp(fit.two_theta, x, observed - base)
+    factor = float(net @ fit.observed / (fit.observed @ fit.observed))
+    return base + factor * PchipInterpolator(fit.two_theta, fit.calculated)(x)
 
 
 def counted(fit: Fit) -> bool:

@@ -12,7 +12,6 @@ from jaxtyping import Float
 
 from xrdkit import __version__
 from xrdkit.refine.rietveld.geometry import with_esd
-from xrdkit.refine.rietveld.results import Esd
 from xrdkit.refine.rietveld.start import prefix_of
 from xrdkit.report.cif_words import plain
 from xrdkit.report.curves import counted, gaps, smooth_background
@@ -56,7 +55,7 @@ FACTOR = {
 }
 
 
-def refinement(block: "cif.Block", fit: Fit, esd: Esd) -> None:
+def refinement(block: "cif.Block", fit: Fit) -> None:
     """R values, N, P, range, weighting, profile, background and warnings of a fit."""
     pairs = {
         "_computing_structure_refinement": ENGINES[fit.engine] + f" {__version__}",
@@ -67,7 +66,7 @@ def refinement(block: "cif.Block", fit: Fit, esd: Esd) -> None:
            if k in fit.r_values},
         "_pd_proc_ls_profile_function": f"{PROFILE}. {values_text(fit, SHAPE)}",
         "_pd_proc_ls_background_function": _background(fit),
-        "_pd_proc_ls_special_details": _details(fit, esd),
+        "_pd_proc_ls_special_details": _details(fit),
     }  # fmt: skip
     if "gof" in fit.r_values:
         pairs["_refine_ls_goodness_of_fit_all"] = f"{fit.r_values['gof']:.4f}"
@@ -111,19 +110,19 @@ def _background(fit: Fit) -> str:
     return f"{BACKGROUND} {', '.join(_shown(fit, name) for name in names)}"
 
 
-def _details(fit: Fit, esd: Esd) -> str:
+def _details(fit: Fit) -> str:
     """What has no item of its own."""
     shares = f"{fit.n_observations} points have weight."
     if "r_wp_b" in fit.r_values:
         shares += f" wR without background {fit.r_values['r_wp_b'] / 100:.5f}."
     beam = f"Polarisation K = {fit.radiation.polarisation:g}."
     warnings = f" Warnings: {'; '.join(fit.warnings)}" if fit.warnings else ""
-    return f"{shares} {beam} {values_text(fit, OTHERS)}. {convention(esd)}.{warnings}"
+    return f"{shares} {beam} {values_text(fit, OTHERS)}. {convention(fit)}.{warnings}"
 
 
-def convention(esd: Esd) -> str:
+def convention(fit: Fit) -> str:
     """What e.s.d.s hold."""
-    return CONVENTION.format(FACTOR[esd])
+    return CONVENTION.format(FACTOR[fit.esd])
 
 
 def values_text(fit: Fit, kinds: tuple[str, ...]) -> str:

@@ -14,7 +14,6 @@ import numpy as np
 from xrdkit.files import write_text
 from xrdkit.refine.rietveld import Measure, geometry
 from xrdkit.refine.rietveld.geometry import with_esd
-from xrdkit.refine.rietveld.results import Esd
 from xrdkit.refine.rietveld.table import Parameter, kind_of
 from xrdkit.report.curves import curves_of, gaps, lines_of
 from xrdkit.report.html import Script, figure, page, script_element
@@ -58,14 +57,12 @@ def write_refinement(
     name: str = "",
     stages: Stages = (),
     settings: dict[str, Any] | None = None,
-    esd: Esd = "gof",
     script: Script = "inline",
 ) -> Path:
     """The page of a Rietveld or Pawley fit, readable without network.
 
     ``name`` is that of the pattern, ``stages`` are names of stages with what each came to
-    (without, the history of the table), ``settings`` what else was chosen, by name; ``esd``
-    is what the engine was told of e.s.d.s.
+    (without, the history of the table), ``settings`` what else was chosen, by name.
     """
     if fit.table is None or fit.covariance is None:
         raise ValueError(
@@ -82,7 +79,7 @@ def write_refinement(
         *([f"<h2>Warnings</h2>{list_html(fit.warnings)}"] if fit.warnings else []),
         *(_phase(fit, i, setting) for i, setting in enumerate(own)),
         _correlations(fit),
-        _parameters(fit, esd),
+        _parameters(fit),
         _history(fit, stages),
         _provenance(fit, name or path.stem, settings or {}),
         GUIDE,
@@ -178,7 +175,7 @@ def _correlations(fit: Fit) -> str:
     return f"<h2>Correlations above 0.9</h2>{table}"
 
 
-def _parameters(fit: Fit, esd: Esd) -> str:
+def _parameters(fit: Fit) -> str:
     """What was refined, and folded away what was not; intensities of lines are left out."""
     rows = [row for row in fit.table.rows if kind_of(row.name) != "intensity"]
     refined = [row for row in rows if row.refine]
@@ -186,7 +183,7 @@ def _parameters(fit: Fit, esd: Esd) -> str:
     count = len(fit.table) - len(rows)
     more = f"<p>{count} intensities of lines are not shown.</p>" if count else ""
     return (
-        f"<h2>Parameters</h2><p>{convention(esd)}.</p>{_rows(refined)}{more}"
+        f"<h2>Parameters</h2><p>{convention(fit)}.</p>{_rows(refined)}{more}"
         f"<details><summary>{len(others)} that were not refined</summary>{_rows(others)}"
         "</details>"
     )

@@ -14,6 +14,7 @@ from xrdkit.refine.rietveld.table import Parameters
 from xrdkit.types import Fit
 
 Values = Float[np.ndarray, " rows"]
+NOTHING, ANYTHING = 1e-9, 1e3  # e.s.d.s below and above these shares of a value are none
 BONDED = 1.25  # of the sum of covalent radii: longest distance that counts as a bond
 VALENCE_REACH = 3.5  # Å; neighbours beyond add nothing to a bond-valence sum
 ANIONS = {
@@ -53,9 +54,13 @@ class Measure:
 
 
 def with_esd(value: float, esd: float) -> str:
-    """A number with its e.s.d. in brackets as in CIF, 1.532(4), from 2 to 19."""
-    if not (np.isfinite(esd) and esd > 0):
-        return f"{value:.5g}"
+    """A number with its e.s.d. in brackets as in CIF, 1.532(4), from 2 to 19.
+
+    Without one where it is none: rounding of what symmetry fixes, or a singular matrix.
+    """
+    size = max(abs(value), 1e-3)
+    if not (np.isfinite(esd) and NOTHING * size < esd < ANYTHING * size):
+        return f"{value:.6g}"
     places = max(int(np.ceil(np.log10(1.95 / esd))), 0)
     return f"{value:.{places}f}({round(esd * 10**places)})"
 

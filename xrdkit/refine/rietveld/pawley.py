@@ -171,9 +171,14 @@ def _stages(
                 break
     if sum(kind_of(name) == "intensity" for name in table.names) <= MOST_LINES:
         table = freed(settled(outcome), Stage("intensities", ("intensity",)))
-        for found in run_stage(outcome, table, options, options.cycles):
-            outcome = found
-            yield "intensities", len(stages) + 1, len(stages) + 1, outcome
+        for _ in range(ROUNDS):
+            for found in run_stage(outcome, table, options, options.cycles):
+                outcome = found
+                yield "intensities", len(stages) + 1, len(stages) + 1, outcome
+            terms = options.terms or chosen_terms(data, outcome.state)
+            if terms == len(table.matching("background:*")):
+                break
+            table = with_terms(settled(outcome), terms)
 
 
 def le_bail(data: Data, frame: Frame, table: Parameters, rounds: int) -> Parameters:

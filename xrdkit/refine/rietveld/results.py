@@ -88,6 +88,7 @@ def fit_of(outcome: Outcome, esd: Esd | None = "gof") -> Fit:
         sigma=data.sigma if data.counted else None,
         n_observations=data.count,
         n_parameters=parameters,
+        esd=esd or "gof",
         table=table,
         **extra,
     )
