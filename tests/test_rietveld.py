@@ -12,6 +12,7 @@ from xrdkit.crystal import read_cif
 from xrdkit.metrics import r_wp
 from xrdkit.pattern import prepare, read
 from xrdkit.refine.rietveld import Restraint, geometry, pawley, refine, refine_steps
+from xrdkit.refine.rietveld.answer import atoms_of, phases_of
 from xrdkit.refine.rietveld.asymmetric import asymmetric_unit
 from xrdkit.refine.rietveld.data import observations
 from xrdkit.refine.rietveld.frame import make_frame
@@ -670,3 +671,13 @@ def test_state_is_exact_again_at_the_end(example):
     assert 100 * np.sqrt(
         state.chi2 / (frame.data.weight @ pattern.intensity**2)
     ) == pytest.approx(fit.r_wp, abs=1e-3)
+
+
+def test_a_site_that_moves_onto_an_element_of_symmetry_keeps_its_multiplicity():
+    unit = asymmetric_unit(rutile())
+    table = first_table((unit,), Instrument(w=0.01), background=1).edit("x:O1", value=0.5)
+    owner, _ = atoms_of(table, 0)
+    assert (
+        len(owner) == 6
+    )  # at (½, ½, 0) an orbit of its own would have two atoms, not four
+    assert len(phases_of(table)[0].crystal.numbers) == 6

@@ -35,7 +35,7 @@ def atoms_of(
     owner, places = [], []
     for i, site in enumerate(unit.sites):
         frac = np.array([table[f"{prefix}{k}:{site.label}"].value for k in "xyz"])
-        images = orbit(frac, unit.rotations, unit.translations)
+        images = orbit(frac, unit.rotations, unit.translations, site.frac)
         owner += [i] * len(images)
         places.append(images)
     return np.array(owner, int), np.concatenate(places or [np.zeros((0, 3))])

@@ -264,12 +264,18 @@ def orbit(
     frac: Float[np.ndarray, "3"],
     rotations: Int[np.ndarray, "operations 3 3"],
     translations: Float[np.ndarray, "operations 3"],
+    like: Float[np.ndarray, "3"] | None = None,
 ) -> Float[np.ndarray, "places 3"]:
-    """The distinct places onto which operations map a place, in [0, 1)."""
-    images = np.mod(rotations @ frac + translations, 1)
+    """The distinct places onto which operations map a place, in [0, 1).
+
+    By the operations that give distinct images of ``like``, where it is given: a place that
+    has moved onto an element of symmetry keeps its multiplicity so.
+    """
+    images = np.mod(rotations @ (frac if like is None else like) + translations, 1)
     apart = images[:, None] - images
     same = (np.abs(apart - np.rint(apart)) < 1e-3).all(-1).argmax(1)
-    return images[np.unique(same)]
+    chosen = np.unique(same)
+    return np.mod(rotations[chosen] @ frac + translations[chosen], 1)
 
 
 def _on(
