@@ -677,7 +677,5 @@ def test_a_site_that_moves_onto_an_element_of_symmetry_keeps_its_multiplicity():
     unit = asymmetric_unit(rutile())
     table = first_table((unit,), Instrument(w=0.01), background=1).edit("x:O1", value=0.5)
     owner, _ = atoms_of(table, 0)
-    assert (
-        len(owner) == 6
-    )  # at (½, ½, 0) an orbit of its own would have two atoms, not four
+    assert len(owner) == 6  # the orbit of (½, ½, 0) has two places, not four
     assert len(phases_of(table)[0].crystal.numbers) == 6
