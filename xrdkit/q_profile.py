@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xrdkit.profile import SCHERRER, Widths, profile
+from xrdkit.profile import SCHERRER, Number, Widths, profile
 from xrdkit.scattering import inverse_d_squared, march_dollase, reflections
 from xrdkit.simulate import amplitudes, cache_blocks
 from xrdkit.types import Crystals, DenseCrystals, Pattern, Radiation
@@ -129,11 +129,11 @@ def _disturbed(
     lattice, count = block.lattice, len(block.lattice)
     grid = q_grid(lattice.device)
 
-    def uniform(low: float, high: float, columns: int = 1) -> Tensor:
+    def uniform(low: Number, high: Number, columns: int = 1) -> Tensor:
         draw = torch.rand(count, columns, generator=generator).to(lattice)
         return low + (high - low) * draw
 
-    def log_uniform(low: float, high: float) -> Tensor:
+    def log_uniform(low: Number, high: Number) -> Tensor:
         return torch.exp(uniform(math.log(low), math.log(high)))
 
     hkl, multiplicity = _reflections(block, Q_MAX + 0.1)

@@ -193,12 +193,14 @@ def train_flow(
     start: str | Path | None = None,
     device: str = "cpu",
     entries: int = 64,
+    every: int = 5,
 ) -> Iterator[Progress]:
     """Train a flow in a folder, or go on with the run that is there; yields every step.
 
-    ``start`` are weights to begin from (with a new warm-up). ``validation`` gives the match
-    rates of ``entries`` of its crystals, sampled once, with and without the true cell,
-    where pymatgen is installed. At the end, and when it stops, the state is on disk.
+    ``start`` are weights to begin from (with a new warm-up). ``validation`` gives losses
+    and, ``every`` so many epochs, the match rates of ``entries`` of its crystals, sampled
+    once with and once without the true cell, where pymatgen is installed. The state is
+    written after every epoch and when the generator is closed.
     """
     torch.set_flush_denormal(True)
     plan = plan or Plan()
@@ -216,6 +218,7 @@ def train_flow(
             seen = Patterns(data, plan, run.epoch)
         elif run.done == 0:
             seen.renew(run.epoch)
+        total = math.ceil(len(steps) * plan.epochs)
         while run.done < len(steps):
             epoch = run.epoch + run.done / len(steps)
             if plan.falling(epoch) and not (folder / CONSTANT).exists():
@@ -223,20 +226,23 @@ def train_flow(
             row = _step(run, plan, data, steps[run.done], seen, epoch, folder)
             row["seconds"] = round(seconds + time.perf_counter() - began, 1)
             _log(folder / LOG, row)
-            total = math.ceil(len(steps) * plan.epochs)
-            yield Progress(
-                "train", run.step, total, message=_said(row), seconds=row["seconds"]
-            )
+            try:
+                yield Progress("step", run.step, total, None, _said(row), row["seconds"])
+            except GeneratorExit:
+                _save(folder / STATE, run, plan)
+                raise
         run.epoch, run.done = run.epoch + 1, 0
         _save(folder / STATE, run, plan)
         row = {"step": run.step, "epoch": run.epoch}
         if validation is not None:
-            row |= validate(averaged(run), validation, entries=entries, device=device)
+            few = entries if run.epoch % every == 0 or run.epoch >= plan.epochs else 0
+            row |= validate(averaged(run), validation, entries=few, device=device)
         row["seconds"] = round(seconds + time.perf_counter() - began, 1)
         _log(folder / LOG, row)
-        facts = {"structures": len(data), "step": run.step, "plan": asdict(plan), **row}
+        facts = {"structures": len(data), **row, "plan": asdict(plan)}
         save_flow(folder / WEIGHTS, averaged(run), facts)
-        yield Progress("epoch", run.epoch, math.ceil(plan.epochs), message=_said(row))
+        done, whole = run.epoch, math.ceil(plan.epochs)
+        yield Progress("epoch", done, whole, None, _said(row), row["seconds"])
     return folder / WEIGHTS
 
 
@@ -381,7 +387,6 @@ def _restored(
     for name, parameter in model.named_parameters():
         if name in parts.get("exp_avg", {}):
             state = {kind: values[name] for kind, values in parts.items()}
-            state["step"] = state["step"].cpu() if device == "cpu" else state["step"]
             run.optimiser.state[parameter] = state
     run.step, run.epoch, run.done = (header[k] for k in ("step", "epoch", "done"))
     return run
@@ -395,9 +400,9 @@ def validate(
     seed: int = 0,
     device: str = "cpu",
 ) -> dict[str, float]:
-    """Losses on 512 crystals with clean patterns, and match rates of one sample each."""
+    """Losses on 256 crystals with clean patterns, and match rates of one sample each."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    part = taken(data, order[:512]).to(device)
+    part = taken(data, order[:256]).to(device)
     seen = clean_profiles(part.crystals)
     counts = part.crystals.counts.cpu()
     sums = torch.zeros(3)
@@ -409,7 +414,7 @@ def validate(
         sums += len(index) / len(part) * torch.stack([v.float().cpu() for v in losses])
     row = {"val_atoms": float(sums[1]), "val_cell": float(sums[2])}
     few = taken(data, order[:entries])
-    for name, known in (("match_cell", True), ("match", False)):
+    for name, known in (("match_cell", True), ("match", False)) if entries else ():
         rmse = matches(model, few, known=known, seed=seed, device=device)
         if rmse is not None:
             row[name] = sum(r[0] is not None for r in rmse) / len(rmse)

@@ -36,9 +36,10 @@ class Size:
 
     def __post_init__(self) -> None:
         wrong = {k: v for k, v in vars(self).items() if not 1 <= v <= 4096}
-        if wrong or self.attention % self.heads:
+        if wrong or self.attention % self.heads or self.pattern % 32:
             raise ValueError(
-                f"{self} is no network: sizes are 1–4096, attention a multiple of heads"
+                f"{self} is no network: sizes are 1–4096, attention a multiple of heads, "
+                "pattern of 32"
             )
 
 
@@ -50,13 +51,14 @@ class Output(NamedTuple):
     embedding: Float[Tensor, "crystals width"]
 
 
-def waves(
-    x: Float[Tensor, "*shape"], count: int, first: float = 1.0
-) -> Float[Tensor, "*shape twice"]:
-    """sin and cos of 2π k x for k = 1 … count, times ``first``."""
-    k = torch.arange(1, count + 1, device=x.device) * (2 * math.pi * first)
-    phase = x[..., None] * k
-    return torch.cat([phase.sin(), phase.cos()], -1)
+def waves(x: Float[Tensor, "*shape"], count: int) -> Float[Tensor, "*shape twice"]:
+    """sin and cos of 2π k x for k = 1 … count, the higher the weaker: times 2 / k.
+
+    So a network begins smooth and learns twice as fast as from waves of equal height.
+    """
+    k = torch.arange(1, count + 1, device=x.device)
+    phase = 2 * math.pi * x[..., None] * k
+    return torch.cat([phase.sin(), phase.cos()], -1) * (2 / torch.cat([k, k]))
 
 
 def edge_features(
@@ -94,9 +96,6 @@ class _Layer(nn.Module):
         self.ask_norm = nn.LayerNorm(size.atom)
         self.ask = nn.Linear(size.atom, size.attention)
         self.answer = nn.Linear(size.attention, size.atom)
-        for last in (self.atom[-1], self.answer):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
 
     def forward(self, h: Tensor, features: Tensor, whole: Tensor, told: Tensor) -> Tensor:
         x = self.norm(h) + self.whole(whole)[:, None]
@@ -144,9 +143,6 @@ class CrystalNet(nn.Module):
             nn.SiLU(),
             nn.Linear(size.atom, 6),
         )
-        for last in (self.atoms, self.cell[-1]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
 
     def forward(
         self,
@@ -165,7 +161,7 @@ class CrystalNet(nn.Module):
         parts = [
             h.mean(1),
             seen.embedding,
-            waves(times, self.clock, 0.25).flatten(1),
+            waves(times / 4, self.clock).flatten(1),
             y,
             scaled,
             torch.full_like(y[:, :1], math.log(count)),

@@ -99,6 +99,20 @@ def assigned(
     return order
 
 
+def circular_mean(
+    x: Float[Tensor, "crystals atoms 3"],
+) -> Float[Tensor, "crystals 1 3"]:
+    """The translation m along each axis with the least Σ wrapped(x - m)².
+
+    It is the plain mean plus some k / N: for one of them no term is wrapped the wrong way.
+    """
+    atoms = x.shape[1]
+    shift = torch.arange(atoms, device=x.device)[:, None] / atoms
+    centre = x.mean(1, keepdim=True) + shift  # (crystals, choices, 3)
+    cost = wrapped(x[:, None] - centre[:, :, None]).square().sum(2)
+    return centre.gather(1, cost.argmin(1, keepdim=True))
+
+
 def coupled(
     start: Float[Tensor, "crystals atoms 3"],
     end: Float[Tensor, "crystals atoms 3"],
@@ -106,11 +120,11 @@ def coupled(
 ) -> Float[Tensor, "crystals atoms 3"]:
     """Displacement from start to a translated, reordered end; its mean is zero."""
     for _ in range(2):
+        end = end - circular_mean(end - start)
         cost = wrapped(end[:, None] - start[:, :, None]).square().sum(-1)
         order = assigned(cost, numbers)
         end = end.gather(1, order[..., None].expand_as(end))
-        end = end - wrapped(end - start).mean(1, keepdim=True)
-    apart = wrapped(end - start)
+    apart = wrapped(end - start - circular_mean(end - start))
     return apart - apart.mean(1, keepdim=True)
 
 
