@@ -165,9 +165,7 @@ def test_assignment_exchanges_atoms_of_one_element_only_and_is_nearly_the_best(g
     assert (order.sort(1).values == torch.arange(8)).all()
     found = cost.gather(2, order[..., None])[..., 0].sum()
     forbidden = cost + 100 * (numbers[:, :, None] != numbers[:, None]).float()
-    best = sum(
-        float(one[linear_sum_assignment(one.numpy())].sum()) for one in forbidden
-    )
+    best = sum(float(one[linear_sum_assignment(one.numpy())].sum()) for one in forbidden)
     unassigned = float(cost.diagonal(dim1=1, dim2=2).sum())
     assert best <= found < best + 0.1 * (unassigned - best)
 
@@ -317,9 +315,9 @@ def test_samples_are_the_same_with_the_same_seed(model, generator):
 
 def test_steps_and_trust_out_of_range_are_refused(model, generator):
     numbers, seen = torch.tensor([[3, 8]]), seen_of(1, generator)
-    with pytest.raises(ValueError, match="0 steps .* give 1–10,000 steps"):
+    with pytest.raises(ValueError, match=r"0 steps .* give 1–10,000 steps"):
         next(flow.sample(model, numbers, seen, generator, steps=0))
-    with pytest.raises(ValueError, match="known to 1.5; give .* 0–1"):
+    with pytest.raises(ValueError, match=r"known to 1\.5; give .* 0–1"):
         next(flow.sample(model, numbers, seen, generator, known=1.5))
 
 

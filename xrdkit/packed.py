@@ -1,11 +1,11 @@
-"""Structure tables as one compact file to train from: Niggli cells, no other package needed.
+"""Structure tables as one compact file to train from, in Niggli cells.
 
 ``pack`` needs spglib, once; ``load_packed`` reads with torch and safetensors alone.
 """
 
 import json
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +88,7 @@ def _ordered(table: "Table") -> list[int]:
     occupancy = table.crystals.occupancy.numpy()
     whole = [
         i
-        for i, (low, high) in enumerate(zip(starts[:-1], starts[1:], strict=True))
+        for i, (low, high) in enumerate(pairwise(starts))
         if high - low <= MOST_ATOMS and occupancy[low:high].min() >= 1
     ]
     if not whole:
@@ -153,7 +153,7 @@ def load_packed(path: str | Path) -> Packed:
                     f"{path} has format {header['format']}, this xrdkit reads up to "
                     f"{FORMAT}; update xrdkit"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is truncated or not a safetensors file ({error}); pack it again"

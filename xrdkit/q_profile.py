@@ -191,9 +191,7 @@ def _beam(generator: torch.Generator) -> Radiation:
     for element, share in TUBES.items():
         if draw < share:
             lines = K_ALPHA[element]
-            return (
-                Radiation(lines[:1]) if which < 0.25 else Radiation(lines, DOUBLET)
-            )
+            return Radiation(lines[:1]) if which < 0.25 else Radiation(lines, DOUBLET)
         draw -= share
     return Radiation(SYNCHROTRON[int(which * len(SYNCHROTRON)) :][:1], polarisation=0.95)
 
@@ -244,7 +242,9 @@ def _lines(
 
 
 def _doubled(
-    q: Float[Tensor, "crystals lines"], area: Float[Tensor, "crystals lines"], beam: Radiation
+    q: Float[Tensor, "crystals lines"],
+    area: Float[Tensor, "crystals lines"],
+    beam: Radiation,
 ) -> tuple[Float[Tensor, "crystals all"], Float[Tensor, "crystals all"]]:
     """Every line once for each wavelength, where Q of the main one is taken for all."""
     pairs = zip(beam.wavelengths, beam.weights, strict=True)

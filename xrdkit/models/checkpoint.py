@@ -27,9 +27,15 @@ def write_tensors(
     """Tensors and facts of a kind as one file, whole or not at all."""
     header = {"format": FORMAT, "kind": kind, "grid": GRID, **facts}
     flat = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    return write_whole(
-        path, lambda part: save_file(flat, part, {HEADER: json.dumps(header)})
-    )
+    try:
+        return write_whole(
+            path, lambda part: save_file(flat, part, {HEADER: json.dumps(header)})
+        )
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"cannot write {path} ({error}); what was there stays: make room on the disk, "
+            "or give another place"
+        ) from error
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -41,7 +47,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             _check(path, kind, header)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is truncated or no safetensors file ({error}); fetch it again"

@@ -38,7 +38,7 @@ class CnnEncoder(nn.Module):
     """Residual convolutions; 1,024 points become 32 tokens, each with its place.
 
     As PXRDGen's XRDEncoder-CNN, nine convolutions whose features together are the
-    embedding; here they are the tokens as well. The first takes windows of 32 points as a whole.
+    embedding; here they are the tokens as well. The first one takes windows of 32 points.
     """
 
     def __init__(self, width: int = 192, thin: int = 48) -> None:

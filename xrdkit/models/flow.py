@@ -76,9 +76,9 @@ def cell_noise(
 def assigned(
     cost: Float[Tensor, "crystals atoms atoms"], numbers: Int[Tensor, "crystals atoms"]
 ) -> Int[Tensor, "crystals atoms"]:
-    """For each row the column it is given, within one element, by swaps that lower the cost.
+    """For each row the column that it is given, of its element, by swaps of columns.
 
-    A local optimum: no exchange of two columns lowers the cost of a crystal.
+    A local optimum: no swap lowers the summed cost of a crystal.
     """
     crystals, atoms = numbers.shape
     same = numbers[:, :, None] == numbers[:, None, :]

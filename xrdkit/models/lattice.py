@@ -53,9 +53,7 @@ def lattice_of(cell: Float[Tensor, "*crystals 6"]) -> Float[Tensor, "*crystals 3
     return torch.stack(rows, -1).reshape(*cell.shape[:-1], 3, 3)
 
 
-def encoded(
-    cell: Float[Tensor, "*crystals 6"], atoms: int
-) -> Float[Tensor, "*crystals 6"]:
+def encoded(cell: Float[Tensor, "*crystals 6"], atoms: int) -> Float[Tensor, "*crystals 6"]:
     """The six numbers of a cell (Å, °) of so many atoms."""
     edges = cell[..., :3].log() - math.log(atoms) / 3
     edges = (edges - edges.new_tensor(EDGE_MEAN)) / edges.new_tensor(EDGE_SPREAD)
