@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from scipy.optimize import linear_sum_assignment
 from xrdkit.models import flow
 from xrdkit.models.checkpoint import GRID, load_flow, read_tensors, save_flow, write_tensors
 from xrdkit.models.crystal_net import CrystalNet, Output, Size, edge_features
-from xrdkit.models.encoder import CnnEncoder, Seen
+from xrdkit.models.encoder import ENCODERS, Seen, peaks_of
 from xrdkit.models.lattice import cell_of, decoded, encoded, lattice_of, metric_of
+from xrdkit.q_profile import Q_MIN, STEP, q_grid
 from xrdkit.types import Batch
 
 TINY = Size(atom=32, edge=16, layers=2, waves=4, pattern=32, heads=2, attention=16)
@@ -74,12 +77,20 @@ def test_angles_without_volume_give_a_flat_cell_not_a_missing_number():
 # encoder and network
 
 
-def test_the_encoder_makes_tokens_and_one_embedding(generator):
+def some_profiles(count, generator):
+    profile = torch.rand(count, 2, 1024, generator=generator) ** 8
+    profile[:, 1] = 1
+    profile[0, :, :100] = 0
+    return profile
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("cnn", 32), ("patches", 64), ("peaks", 65)])
+def test_encoders_make_tokens_and_one_embedding(generator, name, tokens):
     torch.manual_seed(0)
-    encoder = CnnEncoder(TINY.pattern).eval()
-    profile = torch.rand(3, 2, 1024, generator=generator)
+    encoder = ENCODERS[name](TINY.pattern).eval()
+    profile = some_profiles(3, generator)
     seen = encoder(profile)
-    assert seen.tokens.shape == (3, 32, TINY.pattern)
+    assert seen.tokens.shape == (3, tokens, TINY.pattern)
     assert seen.embedding.shape == (3, TINY.pattern)
     for one, each in zip(encoder(profile[1:2]), seen, strict=True):
         torch.testing.assert_close(one[0], each[1], atol=1e-5, rtol=1e-4)
@@ -87,14 +98,31 @@ def test_the_encoder_makes_tokens_and_one_embedding(generator):
     torch.testing.assert_close(twice.tokens[1], seen.tokens[0])
 
 
-def test_a_shifted_line_changes_the_embedding():
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_shifted_line_and_a_hidden_pattern_change_the_embedding(name):
     torch.manual_seed(0)
-    encoder = CnnEncoder(TINY.pattern).eval()
-    profile = torch.zeros(2, 2, 1024)
-    profile[:, 1] = 1
-    profile[0, 0, 500:503], profile[1, 0, 501:504] = 1, 1
-    a, b = encoder(profile).embedding
-    assert (a - b).abs().max() > 1e-3
+    encoder = ENCODERS[name](TINY.pattern).eval()
+    profile = torch.zeros(3, 2, 1024)
+    profile[:2, 1] = 1
+    profile[0, 0, 500:503] = profile[1, 0, 501:504] = torch.tensor([0.5, 1, 0.5])
+    a, b, hidden = encoder(profile).embedding
+    assert torch.isfinite(hidden).all()
+    assert (a - b).abs().max() > 1e-4
+    assert (a - hidden).abs().max() > 1e-3
+
+
+def test_peaks_stand_between_grid_points_where_their_lines_do():
+    q = q_grid()
+    places = torch.tensor([1.2345, 2.7182, 4.4])
+    heights = torch.tensor([1.0, 0.5, 0.8])
+    curve = (heights * torch.exp(-(((q[:, None] - places) / 0.01) ** 2))).sum(1)
+    profile = torch.stack([curve, torch.ones(1024)])[None]
+    peaks = peaks_of(profile)[0]
+    assert (peaks[3:] == 0).all()
+    order = peaks[:3, 0].argsort()
+    found = Q_MIN + peaks[order, 0] * 1024 * STEP
+    torch.testing.assert_close(found, places, atol=5e-4, rtol=0)
+    torch.testing.assert_close(peaks[order, 1], heights, atol=0.06, rtol=0)
 
 
 def test_outputs_do_not_change_with_the_origin(model, generator):
@@ -134,14 +162,15 @@ def test_edge_features_of_opposite_displacements_are_mirror_images(generator):
     torch.testing.assert_close(rest, rest.transpose(1, 2))
 
 
-def test_every_weight_has_a_gradient(generator):
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_weight_has_a_gradient(generator, name):
     torch.manual_seed(1)
-    net = flow.FlowModel(TINY)
+    net = flow.FlowModel(replace(TINY, encoder=name))
     numbers = torch.randint(1, 90, (4, 5), generator=generator)
     frac = torch.rand(4, 5, 3, generator=generator)
     cell = torch.tensor([[4.0, 5.0, 6.0, 80.0, 90.0, 95.0]]).repeat(4, 1)
-    profile = torch.rand(4, 2, 1024, generator=generator)
-    flow.loss(net, batch_of(numbers, frac, cell, profile), generator).total.backward()
+    profile = some_profiles(4, generator)
+    flow.loss(net, batch_of(numbers, frac, cell, profile), generator).loss.backward()
     for name, weight in net.named_parameters():
         assert weight.grad is not None, name
         assert name == "net.element.weight" or weight.grad.abs().max() > 0, name
@@ -150,6 +179,8 @@ def test_every_weight_has_a_gradient(generator):
 def test_sizes_that_make_no_network_are_refused():
     with pytest.raises(ValueError, match="attention a multiple of heads"):
         CrystalNet(Size(heads=5))
+    with pytest.raises(ValueError, match="encoder 'rnn' is none of cnn, patches, peaks"):
+        Size(encoder="rnn")
     with pytest.raises(ValueError, match="sizes are 1–4096"):
         CrystalNet(Size(layers=0))
 

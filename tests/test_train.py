@@ -1,7 +1,10 @@
-import csv
+import os
 import resource
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +14,11 @@ from xrdkit.models.checkpoint import load_flow, read_tensors
 from xrdkit.models.crystal_net import Size
 from xrdkit.packed import load_packed, pack
 from xrdkit.train.data import Patterns, batch_of, settings_for, taken
-from xrdkit.train.loop import LOG, WEIGHTS, Diverged, train_flow
+from xrdkit.train.log import rows
+from xrdkit.train.loop import LOG, WEIGHTS, train_flow
 from xrdkit.train.plan import Plan, fast_dtype, steps_of
 from xrdkit.train.state import CONSTANT, STATE
+from xrdkit.train.step import Diverged
 from xrdkit.train.validation import matches, validate
 
 TINY = Size(atom=16, edge=8, layers=1, waves=4, pattern=32, heads=2, attention=8)
@@ -32,7 +37,7 @@ def trained(data, folder, plan=PLAN, stop=None, **keywords):
     for progress in run:
         if stop is not None and progress.stage == "step" and progress.done == stop:
             run.close()
-    return read_tensors(folder / STATE, "flow state")
+    return read_tensors(Path(folder) / STATE, "flow state")
 
 
 def same(one, other):
@@ -40,11 +45,6 @@ def same(one, other):
     assert one[0].keys() == other[0].keys()
     for name, value in one[0].items():
         assert torch.equal(value, other[0][name]), name
-
-
-def rows(folder):
-    with (folder / LOG).open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_the_rate_warms_up_stays_and_falls_at_the_end():
@@ -70,15 +70,19 @@ def test_an_epoch_sees_every_crystal_once_in_blocks_of_one_size(data):
 
 
 def test_patterns_depend_on_epoch_and_seed_alone(data):
-    grown = Patterns(data, PLAN, 0)
+    def at(epoch, plan=PLAN):
+        patterns = Patterns(data, plan)
+        patterns.renew(epoch)
+        return patterns
+
+    grown = at(0)
     first = grown.profiles.clone()
     for epoch in (1, 2):
         grown.renew(epoch)
-    assert torch.equal(grown.profiles, Patterns(data, PLAN, 2).profiles)
+    assert torch.equal(grown.profiles, at(2).profiles)
     changed = (grown.profiles != first).any(-1).any(-1)
     assert changed.any()
-    other = Patterns(data, replace(PLAN, seed=1), 2)
-    assert not torch.equal(grown.profiles, other.profiles)
+    assert not torch.equal(grown.profiles, at(2, replace(PLAN, seed=1)).profiles)
 
 
 def test_batches_hold_the_crystals(data):
@@ -107,7 +111,9 @@ def test_a_run_that_stopped_goes_on_bit_for_bit(data, tmp_path, stop):
     trained(data, tmp_path / "parts", stop=stop)
     same(whole, trained(data, tmp_path / "parts"))
     for key in ("step", "epoch", "loss"):
-        one, other = ([r[key] for r in rows(tmp_path / f)] for f in ("whole", "parts"))
+        one, other = (
+            [r[key] for r in rows(tmp_path / f / LOG)] for f in ("whole", "parts")
+        )
         assert one == other
 
 
@@ -129,7 +135,7 @@ def test_training_begins_from_weights_alone_with_a_new_warm_up(data, tmp_path):
     trained(data, tmp_path / "first")
     start = tmp_path / "first" / WEIGHTS
     trained(data, tmp_path / "second", stop=1, start=start)
-    log = rows(tmp_path / "second")
+    log = rows(tmp_path / "second" / LOG)
     assert float(log[0]["rate"]) == pytest.approx(PLAN.rate / 2)
     weights = read_tensors(start, "flow")[0]
     now = read_tensors(tmp_path / "second" / STATE, "flow state")[0]
@@ -168,9 +174,32 @@ def test_a_checkpoint_that_cannot_be_written_whole_leaves_the_old_one(data, tmp_
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(data, tmp_path):
+    path = pack(table_of([STRUCTURES[name] for name in NAMES]), tmp_path / "some.packed")
+    code = (
+        "import sys, torch; torch.set_num_threads(1); sys.path.insert(0, sys.argv[3]); "
+        "import test_train as t; t.trained(t.load_packed(sys.argv[1]), sys.argv[2])"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    here = Path(__file__).parent
+    command = [*torchrun, "--standalone", script, path, tmp_path / "two", here]
+    subprocess.run(
+        [str(part) for part in command],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(here.parent)},
+    )
+    one = trained(data, tmp_path / "one")[0]
+    two = read_tensors(tmp_path / "two" / STATE, "flow state")[0]
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-3, rtol=1e-2)
+
+
 def test_the_log_has_losses_of_every_step_and_match_rates_of_epochs(data, tmp_path):
     trained(data, tmp_path, validation=data, entries=2, every=3)
-    log = rows(tmp_path)
+    log = rows(tmp_path / LOG)
     epochs = [row for row in log if row["val_atoms"]]
     assert [row["epoch"] for row in epochs] == ["1", "2", "3"]
     assert [bool(row["match"]) for row in epochs] == [False, False, True]

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xrdkit.models.encoder import Seen
+from xrdkit.models.encoder import ENCODERS, Seen
 from xrdkit.models.lattice import decoded, metric_of
 
 ELEMENTS = 100
@@ -33,9 +33,15 @@ class Size:
     pattern: int = 192  # width of the encoder
     heads: int = 4
     attention: int = 192  # width of the attention to the pattern
+    encoder: str = "cnn"  # or "patches", "peaks"
 
     def __post_init__(self) -> None:
-        wrong = {k: v for k, v in vars(self).items() if not 1 <= v <= 4096}
+        if self.encoder not in ENCODERS:
+            raise ValueError(
+                f"encoder {self.encoder!r} is none of {', '.join(ENCODERS)}; give one"
+            )
+        sizes = [v for k, v in vars(self).items() if k != "encoder"]
+        wrong = min(sizes) < 1 or max(sizes) > 4096
         if wrong or self.attention % self.heads or self.pattern % 32:
             raise ValueError(
                 f"{self} is no network: sizes are 1–4096, attention a multiple of heads, "

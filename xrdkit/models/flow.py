@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xrdkit.models.crystal_net import CrystalNet, Output, Size
-from xrdkit.models.encoder import CnnEncoder, Seen
+from xrdkit.models.encoder import ENCODERS, Seen
 from xrdkit.models.lattice import cell_of, decoded, encoded, metric_of
 from xrdkit.types import Batch
 
@@ -36,7 +36,7 @@ class FlowModel(nn.Module):
     def __init__(self, size: Size | None = None) -> None:
         super().__init__()
         self.size = size or Size()
-        self.encoder = CnnEncoder(self.size.pattern)
+        self.encoder = ENCODERS[self.size.encoder](self.size.pattern)
         self.net = CrystalNet(self.size)
 
     def forward(
@@ -55,7 +55,7 @@ class FlowModel(nn.Module):
 class Loss(NamedTuple):
     """The loss and its parts, each one where the network says nothing."""
 
-    total: Float[Tensor, ""]
+    loss: Float[Tensor, ""]
     atoms: Float[Tensor, ""]
     cell: Float[Tensor, ""]
 

@@ -17,27 +17,29 @@ class Patterns:
     What an epoch sees depends on it and the seed alone, so that a run goes on exactly.
     """
 
-    def __init__(self, data: Packed, plan: Plan, epoch: int) -> None:
+    def __init__(self, data: Packed, plan: Plan) -> None:
         self.data, self.plan = data, plan
         generator = torch.Generator().manual_seed(plan.seed)
         self.parts = torch.randperm(len(data), generator=generator).chunk(plan.turns)
+        self.made: list[int | None] = [None] * len(self.parts)  # in which epoch
         device = data.crystals.lattice.device
-        self.profiles = torch.zeros(
-            len(data), 2, POINTS, dtype=torch.float16, device=device
-        )
-        for part in range(len(self.parts)):
-            self.renew(epoch - (epoch - part) % plan.turns)
+        self.profiles = torch.zeros(len(data), 2, POINTS, device=device).half()
 
     def renew(self, epoch: int) -> None:
-        """Simulate the part whose turn it is in this epoch."""
-        part = epoch % self.plan.turns
-        seed = (self.plan.seed * 1_000_003 + epoch + self.plan.turns) * 7 + 5
+        """Simulate what this epoch sees, as far as it is not there yet."""
+        for part, index in enumerate(self.parts):
+            turn = epoch - (epoch - part) % self.plan.turns
+            if self.made[part] != turn:
+                self._simulate(index.to(self.profiles.device), turn)
+                self.made[part] = turn
+
+    def _simulate(self, index: Int[Tensor, " chosen"], turn: int) -> None:
+        seed = (self.plan.seed * 1_000_003 + turn + self.plan.turns) * 7 + 5
         generator = torch.Generator().manual_seed(seed)
-        if part < len(self.parts):
-            for index in self.parts[part].split(1024):
-                crystals = self.data.crystals.select(index.to(self.profiles.device))
-                made = profiles(crystals, generator, clean=self.plan.clean)
-                self.profiles[index.to(self.profiles.device)] = made.half()
+        for some in index.split(1024):
+            crystals = self.data.crystals.select(some)
+            made = profiles(crystals, generator, clean=self.plan.clean)
+            self.profiles[some] = made.half()
 
 
 def batch_of(
