@@ -6,9 +6,15 @@ import torch
 from pymatgen.core import Lattice
 from scipy.optimize import linear_sum_assignment
 
-from xrdkit.models import flow
-from xrdkit.models.checkpoint import GRID, load_flow, read_tensors, save_flow, write_tensors
-from xrdkit.models.crystal_net import CrystalNet, Output, Size, edge_features
+from xrdkit.models import diffusion, flow
+from xrdkit.models.checkpoint import (
+    GRID,
+    load_network,
+    read_tensors,
+    save_network,
+    write_tensors,
+)
+from xrdkit.models.crystal_net import CrystalNet, Output, PatternNet, Size, edge_features
 from xrdkit.models.encoder import ENCODERS, Seen, peaks_of
 from xrdkit.models.lattice import cell_of, decoded, encoded, lattice_of, metric_of
 from xrdkit.q_profile import Q_MIN, STEP, q_grid
@@ -25,7 +31,7 @@ def generator():
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return flow.FlowModel(TINY).eval()
+    return PatternNet(TINY).eval()
 
 
 def seen_of(count: int, generator: torch.Generator) -> Seen:
@@ -165,7 +171,7 @@ def test_edge_features_of_opposite_displacements_are_mirror_images(generator):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_weight_has_a_gradient(generator, name):
     torch.manual_seed(1)
-    net = flow.FlowModel(replace(TINY, encoder=name))
+    net = PatternNet(replace(TINY, encoder=name))
     numbers = torch.randint(1, 90, (4, 5), generator=generator)
     frac = torch.rand(4, 5, 3, generator=generator)
     cell = torch.tensor([[4.0, 5.0, 6.0, 80.0, 90.0, 95.0]]).repeat(4, 1)
@@ -282,7 +288,7 @@ class Exact(torch.nn.Module):
         inside = inside * (edges.diff(dim=-1).amin(-1) > -1e-3)
         weight = (log.sum(-1) + inside.clamp(min=1e-30).log()).softmax(1)
         half = (weight[..., None] * left).sum(1) / (1 - t).clamp(min=1e-3) / 2
-        return Output(torch.stack([-half, half], 1), weight @ self.y, y)
+        return Output(torch.stack([-half, half], 1) / flow.SPEED, weight @ self.y, y)
 
 
 def test_the_exact_velocity_has_no_loss(generator):
@@ -352,12 +358,84 @@ def test_steps_and_trust_out_of_range_are_refused(model, generator):
         next(flow.sample(model, numbers, seen, generator, known=1.5))
 
 
+# diffusion
+
+
+class ExactScore(torch.nn.Module):
+    """The exact score, and clean cell, of crystals of two atoms, as ``Exact``."""
+
+    def __init__(self, apart: torch.Tensor, cells: torch.Tensor) -> None:
+        super().__init__()
+        self.apart, self.y = apart, encoded(cells, 2)
+
+    def forward(self, numbers, frac, y, times, seen) -> Output:
+        sigma = diffusion.spread(times[:, :1])[..., None] * 2**0.5  # of the displacement
+        left = (frac[:, 1] - frac[:, 0])[:, None] - self.apart
+        images = flow.wrapped(left)[..., None] + torch.arange(-3, 4)
+        density = (-(images**2) / (2 * sigma[..., None] ** 2)).logsumexp(-1).sum(-1)
+        share = diffusion.signal(times[:, 1:])
+        narrow = (1 - share**2).clamp(min=1e-6).sqrt()
+        log = -(((y[:, None] - share[..., None] * self.y) / narrow[..., None]) ** 2) / 2
+        weight = (log.sum(-1) + density).softmax(1)
+        half = (weight[..., None] * diffusion.score(left, sigma)).sum(1)
+        atoms = torch.stack([-half, half], 1) / diffusion.score_scale(sigma / 2**0.5)
+        return Output(atoms, weight @ self.y, y)
+
+
+def test_the_score_is_the_derivative_of_the_wrapped_normal_density():
+    x = torch.linspace(-0.49, 0.49, 41, dtype=torch.float64, requires_grad=True)
+    images = torch.arange(-9, 10)
+    for sigma in (0.02, 0.1, 0.5):
+        wide = torch.full_like(x, sigma).detach()
+        density = torch.exp(-((x[:, None] + images) ** 2) / (2 * sigma**2)).sum(1)
+        (meant,) = torch.autograd.grad(density.clamp(min=1e-200).log().sum(), x)
+        near = x.abs() < 20 * sigma
+        torch.testing.assert_close(
+            diffusion.score(x, wide)[near], meant[near], atol=1e-3, rtol=1e-3
+        )
+        draw = sigma * torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+        found = diffusion.score(draw, torch.full_like(draw, sigma)).square().mean().sqrt()
+        scale = diffusion.score_scale(torch.tensor([sigma]))
+        torch.testing.assert_close(scale[0], found, atol=1e-2, rtol=0.02)
+
+
+def test_diffusion_samples_of_the_exact_score_are_the_small_set(generator):
+    count = 300
+    numbers = torch.tensor([[11, 17]]).repeat(count, 1)
+    exact, seen = ExactScore(TRUTH, CELLS), seen_of(count, generator)
+    *_, last = diffusion.sample(exact, numbers, seen, generator, steps=200)
+    apart = last.frac[:, 1] - last.frac[:, 0]
+    best, which = flow.wrapped(apart[:, None] - TRUTH).abs().amax(-1).min(1)
+    assert (best < 0.03).float().mean() > 0.97
+    off = (encoded(last.cell, 2) - encoded(CELLS, 2)[which]).abs().amax(1)
+    assert (off < 0.05).float().mean() > 0.97
+    shares = torch.bincount(which, minlength=3) / count
+    assert (shares - 1 / 3).abs().max() < 3.5 * (2 / 9 / count) ** 0.5
+    given = CELLS[:1].repeat(count, 1)
+    *_, last = diffusion.sample(exact, numbers, seen, generator, steps=20, cell=given)
+    torch.testing.assert_close(last.cell, given)
+
+
+def test_diffusion_learns_from_every_weight_and_refuses_steps(generator):
+    torch.manual_seed(1)
+    net = PatternNet(TINY)
+    numbers = torch.randint(1, 90, (4, 5), generator=generator)
+    frac = torch.rand(4, 5, 3, generator=generator)
+    batch = batch_of(numbers, frac, CELLS[:1].repeat(4, 1), some_profiles(4, generator))
+    settings = -torch.eye(3).expand(1, 4, 3, 3)
+    diffusion.loss(net, batch, generator, settings=settings).loss.backward()
+    for name, weight in net.named_parameters():
+        assert name == "net.element.weight" or weight.grad.abs().max() > 0, name
+    with pytest.raises(ValueError, match=r"1 steps .* give 2–10,000 steps"):
+        next(diffusion.sample(net, numbers, seen_of(4, generator), generator, steps=1))
+
+
 # files
 
 
 def test_saved_weights_are_loaded_again(model, tmp_path, generator):
-    path = save_flow(tmp_path / "flow.safetensors", model, {"step": 5})
-    loaded = load_flow(path)
+    path = save_network(tmp_path / "flow.safetensors", model, "flow", {"step": 5})
+    loaded = load_network(path, "flow")
     a, b = (m(*some_input(torch.Generator().manual_seed(1))) for m in (model, loaded))
     torch.testing.assert_close(a.atoms, b.atoms, atol=2e-2, rtol=2e-2)  # bf16
     assert read_tensors(path, "flow")[1]["step"] == 5
@@ -365,27 +443,29 @@ def test_saved_weights_are_loaded_again(model, tmp_path, generator):
 
 
 def test_files_that_are_no_weights_are_refused(model, tmp_path):
-    path = save_flow(tmp_path / "flow.safetensors", model, {})
+    path = save_network(tmp_path / "flow.safetensors", model, "flow", {})
     with pytest.raises(FileNotFoundError, match="give a file of xrdkit train"):
-        load_flow(tmp_path / "nothing")
+        load_network(tmp_path / "nothing", "flow")
     short = tmp_path / "short"
     short.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(ValueError, match="truncated or no safetensors file"):
-        load_flow(short)
+        load_network(short, "flow")
     other = write_tensors(tmp_path / "other", "cell", {"x": torch.zeros(1)}, {})
     with pytest.raises(ValueError, match="holds cell, not flow"):
-        load_flow(other)
+        load_network(other, "flow")
     future = write_tensors(other, "flow", {"x": torch.zeros(1)}, {"format": 99})
     with pytest.raises(ValueError, match="has format 99, this xrdkit reads up to 1"):
-        load_flow(future)
+        load_network(future, "flow")
     grid = write_tensors(other, "flow", {"x": torch.zeros(1)}, {"grid": [0, 5, 512]})
     with pytest.raises(ValueError, match=r"Q grid \[0, 5, 512\], this xrdkit uses"):
-        load_flow(grid)
+        load_network(grid, "flow")
     weights, header = read_tensors(path, "flow")
     del weights["encoder.place"], header["grid"]
     with pytest.raises(ValueError, match="does not fit the network"):
-        load_flow(write_tensors(other, "flow", weights, {**header, "grid": GRID}))
+        load_network(
+            write_tensors(other, "flow", weights, {**header, "grid": GRID}), "flow"
+        )
     foreign = tmp_path / "foreign"
     foreign.write_bytes(b"not safetensors at all, but longer than a header would be")
     with pytest.raises(ValueError, match="truncated or no safetensors file"):
-        load_flow(foreign)
+        load_network(foreign, "flow")

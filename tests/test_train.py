@@ -10,12 +10,12 @@ import pytest
 import torch
 from textbook import STRUCTURES, table_of
 
-from xrdkit.models.checkpoint import load_flow, read_tensors
+from xrdkit.models.checkpoint import load_network, read_tensors
 from xrdkit.models.crystal_net import Size
 from xrdkit.packed import load_packed, pack
 from xrdkit.train.data import Patterns, batch_of, settings_for, taken
 from xrdkit.train.log import rows
-from xrdkit.train.loop import LOG, WEIGHTS, train_flow
+from xrdkit.train.loop import LOG, WEIGHTS, train
 from xrdkit.train.plan import Plan, fast_dtype, steps_of
 from xrdkit.train.state import CONSTANT, STATE
 from xrdkit.train.step import Diverged
@@ -33,11 +33,11 @@ def data(tmp_path_factory):
 
 
 def trained(data, folder, plan=PLAN, stop=None, **keywords):
-    run = train_flow(data, folder, plan=plan, size=TINY, **keywords)
+    run = train(data, folder, plan=plan, size=TINY, **keywords)
     for progress in run:
         if stop is not None and progress.stage == "step" and progress.done == stop:
             run.close()
-    return read_tensors(Path(folder) / STATE, "flow state")
+    return read_tensors(Path(folder) / STATE, "training state")
 
 
 def same(one, other):
@@ -138,7 +138,7 @@ def test_training_begins_from_weights_alone_with_a_new_warm_up(data, tmp_path):
     log = rows(tmp_path / "second" / LOG)
     assert float(log[0]["rate"]) == pytest.approx(PLAN.rate / 2)
     weights = read_tensors(start, "flow")[0]
-    now = read_tensors(tmp_path / "second" / STATE, "flow state")[0]
+    now = read_tensors(tmp_path / "second" / STATE, "training state")[0]
     far = max(
         float((now[f"model.{name}"] - value.float()).abs().max())
         for name, value in weights.items()
@@ -153,7 +153,7 @@ def test_a_number_that_is_none_stops_training_and_names_its_structure(data, tmp_
     broken = replace(data, crystals=replace(data.crystals, frac=frac))
     with pytest.raises(Diverged, match=r"not a number at step \d+, in a block of .*3.*"):
         trained(broken, tmp_path)
-    state, _ = read_tensors(tmp_path / STATE, "flow state")
+    state, _ = read_tensors(tmp_path / STATE, "training state")
     assert all(torch.isfinite(value).all() for value in state.values())
     trained(data, tmp_path)  # goes on without it
 
@@ -192,7 +192,7 @@ def test_two_processes_train_as_one_does(data, tmp_path):
         env={**os.environ, "PYTHONPATH": str(here.parent)},
     )
     one = trained(data, tmp_path / "one")[0]
-    two = read_tensors(tmp_path / "two" / STATE, "flow state")[0]
+    two = read_tensors(tmp_path / "two" / STATE, "training state")[0]
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-3, rtol=1e-2)
 
@@ -207,14 +207,14 @@ def test_the_log_has_losses_of_every_step_and_match_rates_of_epochs(data, tmp_pa
     assert [int(row["step"]) for row in steps] == list(range(1, len(steps) + 1))
     facts = read_tensors(tmp_path / WEIGHTS, "flow")[1]
     assert facts["structures"] == len(data)
-    assert load_flow(tmp_path / WEIGHTS).size == TINY
+    assert load_network(tmp_path / WEIGHTS, "flow").size == TINY
 
 
 def test_match_rates_are_of_every_entry_and_sample(data):
     torch.manual_seed(0)
-    from xrdkit.models.flow import FlowModel
+    from xrdkit.models.crystal_net import PatternNet
 
-    model = FlowModel(TINY).eval()
+    model = PatternNet(TINY).eval()
     part = taken(data, torch.tensor([2, 7]))
     assert part.ids == ("2", "7")
     found = matches(model, part, known=True, samples=3, steps=2)

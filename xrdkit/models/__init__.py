@@ -4,5 +4,6 @@ encoder       pattern on the Q grid -> tokens and one embedding
 crystal_net   crystals of equally many atoms, conditioned on them -> per atom, per crystal
 lattice       cells as six numbers that suit a network
 flow          flow matching: loss and sampling
+diffusion     the same by diffusion
 checkpoint    settings and weights <-> safetensors
 """

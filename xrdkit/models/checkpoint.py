@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xrdkit.files import write_whole
-from xrdkit.models.crystal_net import Size
-from xrdkit.models.flow import FlowModel
+from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.q_profile import POINTS, Q_MAX, Q_MIN
 
 FORMAT = 1
@@ -73,16 +72,23 @@ def _check(path: Path, kind: str, header: Mapping[str, Any]) -> None:
         )
 
 
-def save_flow(path: str | Path, model: FlowModel, facts: Mapping[str, Any]) -> Path:
-    """The weights of a flow in bf16, with its sizes and facts (data, steps, figures)."""
+def save_network(
+    path: str | Path, model: PatternNet, kind: str, facts: Mapping[str, Any]
+) -> Path:
+    """Weights in bf16 with the network's sizes and facts (data, steps, figures).
+
+    ``kind`` is what it was trained for, "flow" or "diffusion".
+    """
     weights = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
-    return write_tensors(path, "flow", weights, {**facts, "size": asdict(model.size)})
+    return write_tensors(path, kind, weights, {**facts, "size": asdict(model.size)})
 
 
-def load_flow(path: str | Path, device: torch.device | str = "cpu") -> FlowModel:
-    """A flow from a file of ``save_flow``, ready to sample."""
-    weights, header = read_tensors(path, "flow")
-    model = FlowModel(Size(**header["size"]))
+def load_network(
+    path: str | Path, kind: str, device: torch.device | str = "cpu"
+) -> PatternNet:
+    """A network from a file of ``save_network``, ready to sample."""
+    weights, header = read_tensors(path, kind)
+    model = PatternNet(Size(**header["size"]))
     fill(model, weights, path)
     return model.eval().to(device)
 

@@ -183,3 +183,24 @@ class CrystalNet(nn.Module):
         atoms = self.atoms(h).float()
         cell = self.cell(torch.cat([pooled, whole, seen.embedding.to(whole)], -1)).float()
         return Output(atoms - atoms.mean(1, keepdim=True), cell, pooled)
+
+
+class PatternNet(nn.Module):
+    """An encoder and a crystal network, trained together: what generators sample from."""
+
+    def __init__(self, size: Size | None = None) -> None:
+        super().__init__()
+        self.size = size or Size()
+        self.encoder = ENCODERS[self.size.encoder](self.size.pattern)
+        self.net = CrystalNet(self.size)
+
+    def forward(
+        self,
+        numbers: Int[Tensor, "crystals atoms"],
+        frac: Float[Tensor, "crystals atoms 3"],
+        y: Float[Tensor, "crystals 6"],
+        times: Float[Tensor, "crystals 2"],
+        seen: Seen,
+    ) -> Output:
+        """What ``CrystalNet`` says, of patterns as ``encoder`` saw them."""
+        return self.net(numbers, frac, y, times, seen)

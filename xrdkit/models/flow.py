@@ -19,8 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xrdkit.models.crystal_net import CrystalNet, Output, Size
-from xrdkit.models.encoder import ENCODERS, Seen
+from xrdkit.models.encoder import Seen
 from xrdkit.models.lattice import cell_of, decoded, encoded, metric_of
 from xrdkit.types import Batch
 
@@ -28,28 +27,6 @@ SPEED = 0.2  # unit of the predicted velocity: about its standard deviation
 KNOWN, JOINT = 0.4, 0.45  # shares of crystals with their cell known, or noisy as the atoms
 BLIND = 0.05  # share of patterns hidden in training, for guidance
 SLOPE = 5.0  # of the anti-annealing
-
-
-class FlowModel(nn.Module):
-    """Encoder and crystal network, trained together."""
-
-    def __init__(self, size: Size | None = None) -> None:
-        super().__init__()
-        self.size = size or Size()
-        self.encoder = ENCODERS[self.size.encoder](self.size.pattern)
-        self.net = CrystalNet(self.size)
-
-    def forward(
-        self,
-        numbers: Int[Tensor, "crystals atoms"],
-        frac: Float[Tensor, "crystals atoms 3"],
-        y: Float[Tensor, "crystals 6"],
-        times: Float[Tensor, "crystals 2"],
-        seen: Seen,
-    ) -> Output:
-        """Velocity of the atoms per unit of time and the clean cell."""
-        out = self.net(numbers, frac, y, times, seen)
-        return out._replace(atoms=out.atoms * SPEED)
 
 
 class Loss(NamedTuple):
@@ -185,7 +162,7 @@ def loss(
     x = start + t[..., None] * path
     seen = model.encoder(batch.profile * ~hidden[:, None, None])
     out = model(batch.numbers, x, y, time, seen)
-    by_atoms = functional.mse_loss(out.atoms / SPEED, path / SPEED)
+    by_atoms = functional.mse_loss(out.atoms, path / SPEED)
     unknown = (s < 1).float()
     by_cell = ((out.cell - y_1).square() * unknown).sum() / (6 * unknown.sum()).clamp(min=1)
     return Loss(by_atoms + weight * by_cell, by_atoms, by_cell)
@@ -239,7 +216,7 @@ def sample(
         t, dt = step / steps, 1 / steps
         s = max(t, begin)
         out = model(numbers, x, y, x.new_tensor([[t, s]]).expand(crystals, 2), seen)
-        x = torch.remainder(x + dt * (1 + slope * t) * out.atoms, 1)
+        x = torch.remainder(x + dt * (1 + slope * t) * SPEED * out.atoms, 1)
         if s < 1:
             y = y + (max(t + dt, s) - s) / (1 - s) * (out.cell - y)
         yield State((step + 1) / steps, x, decoded(y, atoms))

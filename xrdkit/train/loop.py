@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from xrdkit.models.checkpoint import save_flow
+from xrdkit.models.checkpoint import save_network
 from xrdkit.models.crystal_net import Size
 from xrdkit.packed import Packed
 from xrdkit.train import log, parallel
@@ -27,7 +27,7 @@ from xrdkit.types import Progress
 WEIGHTS, LOG = "weights.safetensors", "log.csv"
 
 
-def train_flow(
+def train(
     data: Packed,
     folder: str | Path,
     *,
@@ -39,7 +39,7 @@ def train_flow(
     entries: int = 64,
     every: int = 5,
 ) -> Iterator[Progress]:
-    """Train a flow in a folder, or go on with the run that is there; yields every step.
+    """Train a generator in a folder, or go on with the run that is there; yields every step.
 
     ``start`` are weights to begin from (with a new warm-up). ``validation`` gives losses
     and, ``every`` so many epochs, the match rates of ``entries`` of its crystals, sampled
@@ -78,11 +78,17 @@ def train_flow(
         if validation is not None:
             last = run.epoch % every == 0 or run.epoch >= plan.epochs
             few = entries if last else 0
-            row |= validate(averaged(run), validation, entries=few, device=device)
+            row |= validate(
+                averaged(run),
+                validation,
+                method=plan.method,
+                entries=few,
+                device=device,
+            )
         done = _noted(folder, row, began)
         facts = {"structures": len(data), **row, "plan": asdict(plan)}
         if parallel.place()[0] == 0:
-            save_flow(folder / WEIGHTS, averaged(run), facts)
+            save_network(folder / WEIGHTS, averaged(run), plan.method, facts)
         yield Progress("epoch", run.epoch, plan.epochs, None, *done)
     return folder / WEIGHTS
 

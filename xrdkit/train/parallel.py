@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 
 def join(device: str) -> None:
     """Take part in the group that torchrun has announced, if there is one."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         backend = "nccl" if device.startswith("cuda") else "gloo"
         distributed.init_process_group(backend)
 

@@ -8,11 +8,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from xrdkit.models import diffusion, flow
+
+METHODS = {"flow": flow, "diffusion": diffusion}  # each has loss and sample
+
 
 @dataclass(frozen=True)
 class Plan:
     """How to train; stored with the state, and a run goes on only with the same."""
 
+    method: str = "flow"  # or "diffusion"
     epochs: int = 100
     decay: float = 0.2  # share of the epochs over which the rate falls to zero
     rate: float = 1e-3
@@ -27,6 +32,12 @@ class Plan:
     turns: int = 4  # epochs for which a simulated pattern is used
     settings: int = 3  # settings of the cell among which the nearest is taken
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(
+                f"method {self.method!r} is none of {', '.join(METHODS)}; give one"
+            )
 
     def factor(self, step: int, epoch: float | int) -> float:
         """The rate relative to ``rate``: warm-up, constant, decay at the end."""

@@ -6,20 +6,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xrdkit.models.checkpoint import fill, read_tensors, write_tensors
-from xrdkit.models.crystal_net import Size
-from xrdkit.models.flow import FlowModel
+from xrdkit.models.checkpoint import fill, load_network, read_tensors, write_tensors
+from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.train.plan import Plan
 
 STATE, CONSTANT = "state.safetensors", "constant.safetensors"
-KIND = "flow state"
+KIND = "training state"
 
 
 @dataclass
 class Run:
     """What changes during training."""
 
-    model: FlowModel
+    model: PatternNet
     average: dict[str, Tensor]
     optimiser: torch.optim.AdamW
     step: int = 0
@@ -27,9 +26,9 @@ class Run:
     done: int = 0  # steps of this epoch
 
 
-def averaged(run: Run) -> FlowModel:
+def averaged(run: Run) -> PatternNet:
     """A copy of the network with the averaged weights, for use."""
-    model = FlowModel(run.model.size).to(next(run.model.parameters()).device)
+    model = PatternNet(run.model.size).to(next(run.model.parameters()).device)
     model.load_state_dict(run.average)
     return model.eval()
 
@@ -42,9 +41,7 @@ def begin(
     if not path.exists():
         model = _new(size, plan.seed)
         if start is not None:
-            weights, header = read_tensors(start, "flow")
-            model = FlowModel(Size(**header["size"]))
-            fill(model, weights, start)
+            model = load_network(start, plan.method).train()
         return _run(model.to(device), plan)
     tensors, header = read_tensors(path, KIND)
     before = Plan(**header["plan"])
@@ -60,14 +57,14 @@ def begin(
     return _restored(tensors, header, plan, device, path)
 
 
-def _new(size: Size | None, seed: int) -> FlowModel:
+def _new(size: Size | None, seed: int) -> PatternNet:
     """A network whose weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FlowModel(size)
+        return PatternNet(size)
 
 
-def _run(model: FlowModel, plan: Plan) -> Run:
+def _run(model: PatternNet, plan: Plan) -> Run:
     optimiser = torch.optim.AdamW(
         model.parameters(),
         plan.rate,
@@ -101,7 +98,7 @@ def _restored(
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
         parts.setdefault(kind, {})[name] = value.to(device)
-    model = FlowModel(Size(**header["size"]))
+    model = PatternNet(Size(**header["size"]))
     fill(model, parts.pop("model"), path)
     run = _run(model.to(device), plan)
     run.average = parts.pop("average")

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xrdkit.models import flow
+from xrdkit.models.flow import Loss
 from xrdkit.packed import Packed
 from xrdkit.train import parallel
 from xrdkit.train.data import Patterns, batch_of, settings_for
-from xrdkit.train.plan import Plan, autocast
+from xrdkit.train.plan import METHODS, Plan, autocast
 from xrdkit.train.state import Run
 
 
@@ -32,13 +32,15 @@ def take_step(
     not on how many processes share the blocks.
     """
     own, world = parallel.place()
-    parts = torch.zeros(3)
+    parts = torch.zeros(3, device=data.crystals.lattice.device)
     bad = None
     for i in range(own, len(blocks), world):
         found = _backward(run, plan, data, block=blocks[i], number=i, seen=seen)
         parts += len(blocks[i]) * found
         bad = i if bad is None and not bool(torch.isfinite(found).all()) else bad
     crystals = sum(map(len, blocks))
+    for weight in run.model.parameters():  # a process may be without a block
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
     gradients = [w.grad for w in run.model.parameters()]
     parallel.add_up([parts])
     parallel.add_up(gradients)
@@ -55,7 +57,7 @@ def take_step(
     _average(run, min(plan.average, (1 + run.step) / (10 + run.step)))
     run.step, run.done = run.step + 1, run.done + 1
     row = {"step": run.step, "epoch": round(epoch, 3), "rate": rate, "norm": float(norm)}
-    return row | dict(zip(flow.Loss._fields, (parts / crystals).tolist(), strict=True))
+    return row | dict(zip(Loss._fields, (parts / crystals).tolist(), strict=True))
 
 
 def _backward(
@@ -69,9 +71,9 @@ def _backward(
     batch = batch_of(data, chosen, seen.profiles)
     settings = settings_for(data, chosen, plan.settings, generator)
     with autocast(str(device)):
-        losses = flow.loss(run.model, batch, generator, settings=settings)
+        losses = METHODS[plan.method].loss(run.model, batch, generator, settings=settings)
     (losses.loss * len(block)).backward()
-    return torch.stack([part.detach().float().cpu() for part in losses])
+    return torch.stack([part.detach().float() for part in losses])
 
 
 def _average(run: Run, keep: float) -> None:

@@ -1,22 +1,23 @@
-"""How well a flow does on crystals that it was not trained on."""
+"""How well a generator does on crystals that it was not trained on."""
 
 import torch
 
-from xrdkit.models import flow
+from xrdkit.models.crystal_net import PatternNet
 from xrdkit.models.lattice import lattice_of
 from xrdkit.packed import Packed
 from xrdkit.q_profile import clean_profiles
 from xrdkit.train.data import batch_of, taken
-from xrdkit.train.plan import autocast
+from xrdkit.train.plan import METHODS, autocast
 
 LOSS_ENTRIES = 256  # crystals over which losses are averaged
 SAMPLING = 50  # steps of the samples whose match rate is logged
 
 
 def validate(
-    model: flow.FlowModel,
+    model: PatternNet,
     data: Packed,
     *,
+    method: str = "flow",
     entries: int = 64,
     seed: int = 0,
     device: str = "cpu",
@@ -31,24 +32,25 @@ def validate(
     for n in counts.unique().tolist():
         index = torch.nonzero(counts == n).flatten().to(device)
         with torch.no_grad(), autocast(device):
-            losses = flow.loss(model, batch_of(part, index, seen), generator)
+            losses = METHODS[method].loss(model, batch_of(part, index, seen), generator)
         sums += len(index) / len(part) * torch.stack([v.float().cpu() for v in losses])
     row = {"val_atoms": float(sums[1]), "val_cell": float(sums[2])}
     if not entries:
         return row
     few = taken(data, order[:entries])
     for name, known in (("match_cell", True), ("match", False)):
-        rmse = matches(model, few, known=known, seed=seed, device=device)
+        rmse = matches(model, few, known=known, method=method, seed=seed, device=device)
         if rmse is not None:
             row[name] = sum(first is not None for first, *_ in rmse) / len(rmse)
     return row
 
 
 def matches(
-    model: flow.FlowModel,
+    model: PatternNet,
     data: Packed,
     *,
     known: bool,
+    method: str = "flow",
     samples: int = 1,
     steps: int = SAMPLING,
     seed: int = 0,
@@ -76,7 +78,9 @@ def matches(
             seen = model.encoder(batch.profile).repeat(samples)
             numbers = batch.numbers.repeat_interleave(samples, 0)
             cell = batch.cell.repeat_interleave(samples, 0) if known else None
-            *_, last = flow.sample(model, numbers, seen, generator, steps=steps, cell=cell)
+            *_, last = METHODS[method].sample(
+                model, numbers, seen, generator, steps=steps, cell=cell
+            )
         lattice = lattice_of(last.cell).double().cpu().numpy()
         frac, true = last.frac.double().cpu().numpy(), batch.frac.double().cpu().numpy()
         real = lattice_of(batch.cell).double().cpu().numpy()
