@@ -378,7 +378,7 @@ class ExactScore(torch.nn.Module):
         log = -(((y[:, None] - share[..., None] * self.y) / narrow[..., None]) ** 2) / 2
         weight = (log.sum(-1) + density).softmax(1)
         half = (weight[..., None] * diffusion.score(left, sigma)).sum(1)
-        atoms = torch.stack([-half, half], 1) / diffusion.score_scale(sigma / 2**0.5)
+        atoms = torch.stack([-half, half], 1) / diffusion.score_scale(sigma[:1] / 2**0.5)
         return Output(atoms, weight @ self.y, y)
 
 
@@ -400,10 +400,10 @@ def test_the_score_is_the_derivative_of_the_wrapped_normal_density():
 
 
 def test_diffusion_samples_of_the_exact_score_are_the_small_set(generator):
-    count = 300
+    count = 240
     numbers = torch.tensor([[11, 17]]).repeat(count, 1)
     exact, seen = ExactScore(TRUTH, CELLS), seen_of(count, generator)
-    *_, last = diffusion.sample(exact, numbers, seen, generator, steps=200)
+    *_, last = diffusion.sample(exact, numbers, seen, generator, steps=100)
     apart = last.frac[:, 1] - last.frac[:, 0]
     best, which = flow.wrapped(apart[:, None] - TRUTH).abs().amax(-1).min(1)
     assert (best < 0.03).float().mean() > 0.97
@@ -461,10 +461,9 @@ def test_files_that_are_no_weights_are_refused(model, tmp_path):
         load_network(grid, "flow")
     weights, header = read_tensors(path, "flow")
     del weights["encoder.place"], header["grid"]
+    partial = write_tensors(other, "flow", weights, {**header, "grid": GRID})
     with pytest.raises(ValueError, match="does not fit the network"):
-        load_network(
-            write_tensors(other, "flow", weights, {**header, "grid": GRID}), "flow"
-        )
+        load_network(partial, "flow")
     foreign = tmp_path / "foreign"
     foreign.write_bytes(b"not safetensors at all, but longer than a header would be")
     with pytest.raises(ValueError, match="truncated or no safetensors file"):

@@ -207,6 +207,8 @@ def test_the_log_has_losses_of_every_step_and_match_rates_of_epochs(data, tmp_pa
     assert [int(row["step"]) for row in steps] == list(range(1, len(steps) + 1))
     facts = read_tensors(tmp_path / WEIGHTS, "flow")[1]
     assert facts["structures"] == len(data)
+    assert facts["atoms"] == 12
+    assert 55 in facts["elements"]
     assert load_network(tmp_path / WEIGHTS, "flow").size == TINY
 
 

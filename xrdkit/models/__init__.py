@@ -5,5 +5,6 @@ crystal_net   crystals of equally many atoms, conditioned on them -> per atom, p
 lattice       cells as six numbers that suit a network
 flow          flow matching: loss and sampling
 diffusion     the same by diffusion
+generate      a prepared pattern and atoms -> crystals, checked
 checkpoint    settings and weights <-> safetensors
 """

@@ -86,10 +86,11 @@ def save_network(
 def load_network(
     path: str | Path, kind: str, device: torch.device | str = "cpu"
 ) -> PatternNet:
-    """A network from a file of ``save_network``, ready to sample."""
+    """A network from a file of ``save_network``, ready to sample, with its ``facts``."""
     weights, header = read_tensors(path, kind)
     model = PatternNet(Size(**header["size"]))
     fill(model, weights, path)
+    model.facts = header
     return model.eval().to(device)
 
 

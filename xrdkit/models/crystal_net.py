@@ -8,7 +8,7 @@ of atoms go with their order.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -191,6 +191,7 @@ class PatternNet(nn.Module):
     def __init__(self, size: Size | None = None) -> None:
         super().__init__()
         self.size = size or Size()
+        self.facts: dict[str, Any] = {}  # of its training, where it comes from a file
         self.encoder = ENCODERS[self.size.encoder](self.size.pattern)
         self.net = CrystalNet(self.size)
 

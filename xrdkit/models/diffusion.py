@@ -1,4 +1,4 @@
-"""Diffusion of crystals, as DiffCSP, XtalNet's CCSG and PXRDGen have it, on the same network.
+"""Diffusion of crystals as in DiffCSP, XtalNet's CCSG and PXRDGen, on the same network.
 
 Coordinates: normal noise wrapped on the torus, σ from 0.005 to 0.5 exponentially in time;
 the network predicts the score, in units of its root mean square at that σ. The cell's six
@@ -98,7 +98,6 @@ def loss(
     return Loss(by_atoms + weight * by_cell, by_atoms, by_cell)
 
 
-@torch.no_grad()
 def sample(
     model: nn.Module,
     numbers: Int[Tensor, "crystals atoms"],
@@ -112,9 +111,9 @@ def sample(
 ) -> Iterator[State]:
     """Crystals of these atoms for these patterns, step by step; the last is the answer.
 
-    Predictor and corrector for the coordinates, ancestral DDPM steps for the cell. ``seen``,
-    ``cell`` and ``known`` are those of ``flow.sample``; ``correction`` is the corrector's
-    step at the least σ (it grows with σ²), 0 leaves it out.
+    Predictor and corrector for the coordinates, ancestral DDPM steps for the cell.
+    ``seen``, ``cell`` and ``known`` are those of ``flow.sample``; ``correction`` is the
+    corrector's step at the least σ (it grows with σ²), 0 leaves it out.
     """
     if not 2 <= steps <= 10_000 or not 0 <= known <= 1:
         raise ValueError(
@@ -141,9 +140,11 @@ def sample(
         scale = score_scale(sigma)
         if correction:
             size = correction * (sigma / LEAST) ** 2
-            field = model(numbers, x, y, pair, seen).atoms * scale
+            with torch.no_grad():
+                field = model(numbers, x, y, pair, seen).atoms * scale
             x = x + size * field + (2 * size).sqrt() * _centred(noise(*x.shape))
-        out = model(numbers, x, y, pair, seen)
+        with torch.no_grad():
+            out = model(numbers, x, y, pair, seen)
         x = x + (sigma**2 - less**2) * out.atoms * scale
         wide = less * (1 - (less / sigma) ** 2).sqrt() * (step + 1 < steps)
         x = torch.remainder(x + wide * _centred(noise(*x.shape)), 1)

@@ -182,7 +182,6 @@ class State:
     cell: Float[Tensor, "crystals 6"]
 
 
-@torch.no_grad()
 def sample(
     model: nn.Module,
     numbers: Int[Tensor, "crystals atoms"],
@@ -215,7 +214,9 @@ def sample(
     for step in range(steps):
         t, dt = step / steps, 1 / steps
         s = max(t, begin)
-        out = model(numbers, x, y, x.new_tensor([[t, s]]).expand(crystals, 2), seen)
+        pair = x.new_tensor([[t, s]]).expand(crystals, 2)
+        with torch.no_grad():
+            out = model(numbers, x, y, pair, seen)
         x = torch.remainder(x + dt * (1 + slope * t) * SPEED * out.atoms, 1)
         if s < 1:
             y = y + (max(t + dt, s) - s) / (1 - s) * (out.cell - y)

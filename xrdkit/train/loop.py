@@ -39,7 +39,7 @@ def train(
     entries: int = 64,
     every: int = 5,
 ) -> Iterator[Progress]:
-    """Train a generator in a folder, or go on with the run that is there; yields every step.
+    """Train a generator in a folder, or go on with the run there; yields every step.
 
     ``start`` are weights to begin from (with a new warm-up). ``validation`` gives losses
     and, ``every`` so many epochs, the match rates of ``entries`` of its crystals, sampled
@@ -86,11 +86,20 @@ def train(
                 device=device,
             )
         done = _noted(folder, row, began)
-        facts = {"structures": len(data), **row, "plan": asdict(plan)}
+        facts = {**_range(data), **row, "plan": asdict(plan)}
         if parallel.place()[0] == 0:
             save_network(folder / WEIGHTS, averaged(run), plan.method, facts)
         yield Progress("epoch", run.epoch, plan.epochs, None, *done)
     return folder / WEIGHTS
+
+
+def _range(data: Packed) -> dict[str, Any]:
+    """What a network was trained on: how many structures, atoms and which elements."""
+    return {
+        "structures": len(data),
+        "atoms": int(data.crystals.counts.max()),
+        "elements": data.crystals.numbers.unique().tolist(),
+    }
 
 
 def _write(path: Path, run: Run, plan: Plan) -> None:
