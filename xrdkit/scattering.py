@@ -132,7 +132,7 @@ def march_dollase(
     hkl: Float[Tensor, "*batch reflections 3"],
     reciprocal: Float[Tensor, "*#batch 3 3"],
     axis: tuple[float | int, ...],
-    r: float,
+    r: float | Float[Tensor, "*#batch 1"],
 ) -> Float[Tensor, "*batch reflections"]:
     """March–Dollase factor (r² cos²α + sin²α / r)^(-3/2), α between hkl and the axis (hkl).
 

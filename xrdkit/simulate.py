@@ -79,7 +79,7 @@ def _species(
     return species.scatter(1, slot, numbers), slot
 
 
-def _amplitudes(
+def amplitudes(
     block: DenseCrystals,
     hkl: Int[Tensor, "crystals reflections 3"],
     wavelength: float | None,
@@ -108,7 +108,7 @@ def _amplitudes(
     return a, torch.complex((second * cos).sum(1), (second * sin).sum(1))
 
 
-def _blocks(
+def cache_blocks(
     crystals: Crystals, room: Float[Tensor, " crystals"], least: float = 1.0
 ) -> Iterator[tuple[Int[Tensor, " chosen"], DenseCrystals]]:
     """Dense blocks of as many atoms and similar ``room``, small enough for the cache.
@@ -136,12 +136,12 @@ def _all_amplitudes(
 ) -> tuple[
     Complex[Tensor, "crystals reflections"], Complex[Tensor, "crystals reflections"]
 ]:
-    """``_amplitudes`` of crystals of any sizes, in their order."""
+    """``amplitudes`` of crystals of any sizes, in their order."""
     room = torch.full_like(crystals.volume.detach(), reflections.hkl.shape[1])
     index, parts = [], []
-    for chosen, block in _blocks(crystals, room):
+    for chosen, block in cache_blocks(crystals, room):
         index.append(chosen)
-        parts.append(_amplitudes(block, reflections.hkl[chosen], wavelength))
+        parts.append(amplitudes(block, reflections.hkl[chosen], wavelength))
     order = torch.cat(index).argsort()
     a, b = (torch.cat(part)[order] for part in zip(*parts, strict=True))
     return a, b
@@ -267,9 +267,9 @@ def simulate(
     room = crystals.volume.detach() * (q_max**3 / (12 * np.pi**2)) + 8
     cells = float(grid[-1] - grid[0]) / widths.step() * len(widths.nodes)
     index, curves = [], []
-    for chosen, block in _blocks(crystals, room, cells / 4):
+    for chosen, block in cache_blocks(crystals, room, cells / 4):
         found = reflections(block, q_max)
-        parts = _amplitudes(block, found.hkl, radiation.main if anomalous else None)
+        parts = amplitudes(block, found.hkl, radiation.main if anomalous else None)
         f2 = sum(map(_square, parts))
         if texture is not None:
             f2 = f2 * preferred_orientation(block.lattice, found, texture)

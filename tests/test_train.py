@@ -1,0 +1,229 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from textbook import STRUCTURES, table_of
+
+from xrdkit.models.checkpoint import load_network, read_tensors
+from xrdkit.models.crystal_net import Size
+from xrdkit.packed import load_packed, pack
+from xrdkit.train.data import Patterns, batch_of, settings_for, taken
+from xrdkit.train.log import rows
+from xrdkit.train.loop import LOG, WEIGHTS, train
+from xrdkit.train.plan import Plan, fast_dtype, steps_of
+from xrdkit.train.state import CONSTANT, STATE
+from xrdkit.train.step import Diverged
+from xrdkit.train.validation import matches, validate
+
+TINY = Size(atom=16, edge=8, layers=1, waves=4, pattern=32, heads=2, attention=8)
+PLAN = Plan(epochs=3, crystals=4, block=2, warm_up=2, turns=2, decay=0.4)
+NAMES = ("NaCl", "CsCl", "ZnS", "NiAs", "ZnO", "CdI2", "AlB2", "CaF2")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "some.packed"
+    return load_packed(pack(table_of([STRUCTURES[name] for name in NAMES]), path))
+
+
+def trained(data, folder, plan=PLAN, stop=None, **keywords):
+    run = train(data, folder, plan=plan, size=TINY, **keywords)
+    for progress in run:
+        if stop is not None and progress.stage == "step" and progress.done == stop:
+            run.close()
+    return read_tensors(Path(folder) / STATE, "training state")
+
+
+def same(one, other):
+    assert one[1] == other[1]
+    assert one[0].keys() == other[0].keys()
+    for name, value in one[0].items():
+        assert torch.equal(value, other[0][name]), name
+
+
+def test_the_rate_warms_up_stays_and_falls_at_the_end():
+    plan = Plan(epochs=10, decay=0.2, warm_up=4)
+    assert [plan.factor(step, 0) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    assert plan.factor(100, 7.9) == 1
+    assert plan.factor(100, 9) == pytest.approx(0.5)
+    assert plan.factor(100, 10) == 0
+    assert not plan.falling(8)
+    assert plan.falling(8.1)
+
+
+def test_an_epoch_sees_every_crystal_once_in_blocks_of_one_size(data):
+    counts = data.crystals.counts
+    epochs = [steps_of(counts, PLAN, epoch) for epoch in (0, 1)]
+    for steps in epochs:
+        blocks = [block for step in steps for block in step]
+        assert sorted(torch.cat(blocks).tolist()) == list(range(len(data)))
+        assert all(len(counts[block].unique()) == 1 for block in blocks)
+        assert all(sum(map(len, step)) >= PLAN.crystals for step in steps[:-1])
+    order = [torch.cat([b for s in steps for b in s]).tolist() for steps in epochs]
+    assert order[0] != order[1]
+
+
+def test_patterns_depend_on_epoch_and_seed_alone(data):
+    def at(epoch, plan=PLAN):
+        patterns = Patterns(data, plan)
+        patterns.renew(epoch)
+        return patterns
+
+    grown = at(0)
+    first = grown.profiles.clone()
+    for epoch in (1, 2):
+        grown.renew(epoch)
+    assert torch.equal(grown.profiles, at(2).profiles)
+    changed = (grown.profiles != first).any(-1).any(-1)
+    assert changed.any()
+    assert not torch.equal(grown.profiles, at(2, replace(PLAN, seed=1)).profiles)
+
+
+def test_batches_hold_the_crystals(data):
+    index = torch.tensor([4, 3])
+    batch = batch_of(data, index, torch.zeros(len(data), 2, 1024))
+    assert batch.numbers.tolist() == [[8, 8, 30, 30], [28, 28, 33, 33]]
+    assert batch.mask.all()
+    edges = [STRUCTURES[n].lattice.get_niggli_reduced_lattice().a for n in ("ZnO", "NiAs")]
+    assert batch.cell[:, 0].tolist() == pytest.approx(edges, rel=1e-4)
+
+
+def test_settings_drawn_are_those_of_the_crystal(data):
+    index = torch.tensor([4, 1])
+    generator = torch.Generator().manual_seed(0)
+    drawn = settings_for(data, index, 50, generator)
+    lattice = data.crystals.lattice[index]
+    metric = lattice @ lattice.mT
+    moved = drawn @ metric @ drawn.mT
+    torch.testing.assert_close(moved, metric.expand_as(moved), atol=5e-2, rtol=0)
+    assert len({tuple(m.flatten().tolist()) for m in drawn[:, 1]}) > 20  # of 48
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_a_run_that_stopped_goes_on_bit_for_bit(data, tmp_path, stop):
+    whole = trained(data, tmp_path / "whole")
+    trained(data, tmp_path / "parts", stop=stop)
+    same(whole, trained(data, tmp_path / "parts"))
+    for key in ("step", "epoch", "loss"):
+        one, other = (
+            [r[key] for r in rows(tmp_path / f / LOG)] for f in ("whole", "parts")
+        )
+        assert one == other
+
+
+def test_a_finished_run_is_extended_from_before_its_rate_fell(data, tmp_path):
+    longer = replace(PLAN, epochs=5)
+    whole = trained(data, tmp_path / "whole", longer)
+    trained(data, tmp_path / "parts")
+    assert (tmp_path / "parts" / CONSTANT).exists()
+    same(whole, trained(data, tmp_path / "parts", longer))
+
+
+def test_a_run_goes_on_only_with_its_own_plan(data, tmp_path):
+    trained(data, tmp_path, stop=1)
+    with pytest.raises(ValueError, match="only epochs and decay may change"):
+        trained(data, tmp_path, replace(PLAN, rate=1e-4))
+
+
+def test_training_begins_from_weights_alone_with_a_new_warm_up(data, tmp_path):
+    trained(data, tmp_path / "first")
+    start = tmp_path / "first" / WEIGHTS
+    trained(data, tmp_path / "second", stop=1, start=start)
+    log = rows(tmp_path / "second" / LOG)
+    assert float(log[0]["rate"]) == pytest.approx(PLAN.rate / 2)
+    weights = read_tensors(start, "flow")[0]
+    now = read_tensors(tmp_path / "second" / STATE, "training state")[0]
+    far = max(
+        float((now[f"model.{name}"] - value.float()).abs().max())
+        for name, value in weights.items()
+    )
+    assert far < 2 * PLAN.rate  # one step from where it began
+
+
+def test_a_number_that_is_none_stops_training_and_names_its_structure(data, tmp_path):
+    trained(data, tmp_path, stop=1)
+    frac = data.crystals.frac.clone()
+    frac[data.crystals.owner == 3] = torch.nan
+    broken = replace(data, crystals=replace(data.crystals, frac=frac))
+    with pytest.raises(Diverged, match=r"not a number at step \d+, in a block of .*3.*"):
+        trained(broken, tmp_path)
+    state, _ = read_tensors(tmp_path / STATE, "training state")
+    assert all(torch.isfinite(value).all() for value in state.values())
+    trained(data, tmp_path)  # goes on without it
+
+
+def test_a_checkpoint_that_cannot_be_written_whole_leaves_the_old_one(data, tmp_path):
+    trained(data, tmp_path, stop=1)
+    before = (tmp_path / STATE).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        with pytest.raises(OSError, match=r"cannot write .*state.safetensors"):
+            trained(data, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
+    assert (tmp_path / STATE).read_bytes() == before
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(data, tmp_path):
+    path = pack(table_of([STRUCTURES[name] for name in NAMES]), tmp_path / "some.packed")
+    code = (
+        "import sys, torch; torch.set_num_threads(1); sys.path.insert(0, sys.argv[3]); "
+        "import test_train as t; t.trained(t.load_packed(sys.argv[1]), sys.argv[2])"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    here = Path(__file__).parent
+    command = [*torchrun, "--standalone", script, path, tmp_path / "two", here]
+    subprocess.run(
+        [str(part) for part in command],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(here.parent)},
+    )
+    one = trained(data, tmp_path / "one")[0]
+    two = read_tensors(tmp_path / "two" / STATE, "training state")[0]
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-3, rtol=1e-2)
+
+
+def test_the_log_has_losses_of_every_step_and_match_rates_of_epochs(data, tmp_path):
+    trained(data, tmp_path, validation=data, entries=2, every=3)
+    log = rows(tmp_path / LOG)
+    epochs = [row for row in log if row["val_atoms"]]
+    assert [row["epoch"] for row in epochs] == ["1", "2", "3"]
+    assert [bool(row["match"]) for row in epochs] == [False, False, True]
+    steps = [row for row in log if row["loss"]]
+    assert [int(row["step"]) for row in steps] == list(range(1, len(steps) + 1))
+    facts = read_tensors(tmp_path / WEIGHTS, "flow")[1]
+    assert facts["structures"] == len(data)
+    assert facts["atoms"] == 12
+    assert 55 in facts["elements"]
+    assert load_network(tmp_path / WEIGHTS, "flow").size == TINY
+
+
+def test_match_rates_are_of_every_entry_and_sample(data):
+    torch.manual_seed(0)
+    from xrdkit.models.crystal_net import PatternNet
+
+    model = PatternNet(TINY).eval()
+    part = taken(data, torch.tensor([2, 7]))
+    assert part.ids == ("2", "7")
+    found = matches(model, part, known=True, samples=3, steps=2)
+    assert [len(row) for row in found] == [3, 3]
+    assert set(validate(model, part, entries=0)) == {"val_atoms", "val_cell"}
+
+
+def test_the_number_format_is_one_that_the_processor_has():
+    assert fast_dtype("cpu") in (torch.float32, torch.bfloat16)
+    assert fast_dtype("cuda") == torch.bfloat16

@@ -1,0 +1,10 @@
+"""Networks: tensors in, tensors out.
+
+encoder       pattern on the Q grid -> tokens and one embedding
+crystal_net   crystals of equally many atoms, conditioned on them -> per atom, per crystal
+lattice       cells as six numbers that suit a network
+flow          flow matching: loss and sampling
+diffusion     the same by diffusion
+generate      a prepared pattern and atoms -> crystals, checked
+checkpoint    settings and weights <-> safetensors
+"""

@@ -1,0 +1,106 @@
+"""Networks and training states as safetensors with a JSON header: no pickle anywhere."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from xrdkit.files import write_whole
+from xrdkit.models.crystal_net import PatternNet, Size
+from xrdkit.q_profile import POINTS, Q_MAX, Q_MIN
+
+FORMAT = 1
+HEADER = "xrdkit"
+GRID = [Q_MIN, Q_MAX, POINTS]
+
+
+def write_tensors(
+    path: str | Path, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> Path:
+    """Tensors and facts of a kind as one file, whole or not at all."""
+    header = {"format": FORMAT, "kind": kind, "grid": GRID, **facts}
+    flat = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        return write_whole(
+            path, lambda part: save_file(flat, part, {HEADER: json.dumps(header)})
+        )
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"cannot write {path} ({error}); what was there stays: make room on the disk, "
+            "or give another place"
+        ) from error
+
+
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What ``write_tensors`` wrote, if it is of this kind."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give a file of xrdkit train")
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            _check(path, kind, header)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is truncated or no safetensors file ({error}); fetch it again"
+        ) from error
+    return tensors, header
+
+
+def _check(path: Path, kind: str, header: Mapping[str, Any]) -> None:
+    """Refuse files of others, of other kinds, of later versions and other grids."""
+    if "kind" not in header:
+        raise ValueError(f"{path} was not written by xrdkit; give a file of xrdkit train")
+    if header.get("format", 0) > FORMAT:
+        raise ValueError(
+            f"{path} has format {header['format']}, this xrdkit reads up to {FORMAT}; "
+            "update xrdkit"
+        )
+    if header["kind"] != kind:
+        raise ValueError(f"{path} holds {header['kind']}, not {kind}; give another file")
+    if header.get("grid") != GRID:
+        raise ValueError(
+            f"{path} was trained on the Q grid {header.get('grid')}, this xrdkit uses "
+            f"{GRID}; use weights of this version"
+        )
+
+
+def save_network(
+    path: str | Path, model: PatternNet, kind: str, facts: Mapping[str, Any]
+) -> Path:
+    """Weights in bf16 with the network's sizes and facts (data, steps, figures).
+
+    ``kind`` is what it was trained for, "flow" or "diffusion".
+    """
+    weights = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
+    return write_tensors(path, kind, weights, {**facts, "size": asdict(model.size)})
+
+
+def load_network(
+    path: str | Path, kind: str, device: torch.device | str = "cpu"
+) -> PatternNet:
+    """A network from a file of ``save_network``, ready to sample, with its ``facts``."""
+    weights, header = read_tensors(path, kind)
+    model = PatternNet(Size(**header["size"]))
+    fill(model, weights, path)
+    model.facts = header
+    return model.eval().to(device)
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Put weights into a network of the same sizes."""
+    own = model.state_dict()
+    wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
+    if wrong or len(own) != len(weights):
+        raise ValueError(
+            f"{path} does not fit the network: {len(weights)} tensors for {len(own)}, "
+            f"{len(wrong)} of them other; give weights of the same sizes"
+        )
+    model.load_state_dict({k: v.to(own[k].dtype) for k, v in weights.items()})

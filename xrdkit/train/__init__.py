@@ -1,0 +1,11 @@
+"""Training: one loop, a generator, that goes on where it stopped.
+
+loop         train: every step is yielded
+plan         how to train: rate, blocks, patterns; the number format for a processor
+data         blocks of crystals with their simulated patterns
+state        a run, and everything to go on with it bit for bit
+log          a line of CSV for every step
+step         one step of the optimiser
+parallel     several processes on one run
+validation   losses and match rates of held-out crystals
+"""

@@ -1,0 +1,116 @@
+"""The loop. A run lives in a folder.
+
+``state.safetensors`` is everything, to go on bit for bit; ``constant.safetensors`` the same
+before the rate began to fall, to extend the run; ``weights.safetensors`` the averaged
+weights, to use; ``log.csv`` a line for every step and epoch.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xrdkit.models.checkpoint import save_network
+from xrdkit.models.crystal_net import Size
+from xrdkit.packed import Packed
+from xrdkit.train import log, parallel
+from xrdkit.train.data import Patterns
+from xrdkit.train.plan import Plan, steps_of
+from xrdkit.train.state import CONSTANT, STATE, Run, averaged, begin, save
+from xrdkit.train.step import Diverged, take_step
+from xrdkit.train.validation import validate
+from xrdkit.types import Progress
+
+WEIGHTS, LOG = "weights.safetensors", "log.csv"
+
+
+def train(
+    data: Packed,
+    folder: str | Path,
+    *,
+    validation: Packed | None = None,
+    plan: Plan | None = None,
+    size: Size | None = None,
+    start: str | Path | None = None,
+    device: str = "cpu",
+    entries: int = 64,
+    every: int = 5,
+) -> Iterator[Progress]:
+    """Train a generator in a folder, or go on with the run there; yields every step.
+
+    ``start`` are weights to begin from (with a new warm-up). ``validation`` gives losses
+    and, ``every`` so many epochs, the match rates of ``entries`` of its crystals, sampled
+    once with and once without the true cell, where pymatgen is installed. The state is
+    written after every epoch, when the generator is closed, and when the loss is no number.
+    Processes that torchrun starts share every step; the first one writes.
+    """
+    torch.set_flush_denormal(True)
+    parallel.join(device)
+    plan, folder = plan or Plan(), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = data.to(device)
+    run = begin(folder, plan, size, start, device)
+    began = time.perf_counter() - log.shorten(folder / LOG, run.step)
+    seen: Patterns | None = None
+    while run.epoch < plan.epochs:
+        steps = steps_of(data.crystals.counts.cpu(), plan, run.epoch)
+        seen = seen or Patterns(data, plan)
+        seen.renew(run.epoch)
+        while run.done < len(steps):
+            epoch = run.epoch + run.done / len(steps)
+            if plan.falling(epoch) and not (folder / CONSTANT).exists():
+                _write(folder / CONSTANT, run, plan)
+            try:
+                row = take_step(
+                    run, plan, data, blocks=steps[run.done], seen=seen, epoch=epoch
+                )
+                done = _noted(folder, row, began)
+                yield Progress("step", run.step, len(steps) * plan.epochs, None, *done)
+            except (GeneratorExit, Diverged):
+                _write(folder / STATE, run, plan)
+                raise
+        run.epoch, run.done = run.epoch + 1, 0
+        _write(folder / STATE, run, plan)
+        row = {"step": run.step, "epoch": run.epoch}
+        if validation is not None:
+            last = run.epoch % every == 0 or run.epoch >= plan.epochs
+            few = entries if last else 0
+            row |= validate(
+                averaged(run),
+                validation,
+                method=plan.method,
+                entries=few,
+                device=device,
+            )
+        done = _noted(folder, row, began)
+        facts = {**_range(data), **row, "plan": asdict(plan)}
+        if parallel.place()[0] == 0:
+            save_network(folder / WEIGHTS, averaged(run), plan.method, facts)
+        yield Progress("epoch", run.epoch, plan.epochs, None, *done)
+    return folder / WEIGHTS
+
+
+def _range(data: Packed) -> dict[str, Any]:
+    """What a network was trained on: how many structures, atoms and which elements."""
+    return {
+        "structures": len(data),
+        "atoms": int(data.crystals.counts.max()),
+        "elements": data.crystals.numbers.unique().tolist(),
+    }
+
+
+def _write(path: Path, run: Run, plan: Plan) -> None:
+    """The state, by the first process."""
+    if parallel.place()[0] == 0:
+        save(path, run, plan)
+
+
+def _noted(folder: Path, row: dict[str, Any], began: float) -> tuple[str, float]:
+    """A line added to the log; what it says, and the seconds since the run began."""
+    seconds = round(time.perf_counter() - began, 1)
+    if parallel.place()[0] == 0:
+        log.add(folder / LOG, {**row, "seconds": seconds})
+    return log.said(row), seconds

@@ -1,0 +1,110 @@
+"""A run and its state on disk: everything to go on as if it had not stopped."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from xrdkit.models.checkpoint import fill, load_network, read_tensors, write_tensors
+from xrdkit.models.crystal_net import PatternNet, Size
+from xrdkit.train.plan import Plan
+
+STATE, CONSTANT = "state.safetensors", "constant.safetensors"
+KIND = "training state"
+
+
+@dataclass
+class Run:
+    """What changes during training."""
+
+    model: PatternNet
+    average: dict[str, Tensor]
+    optimiser: torch.optim.AdamW
+    step: int = 0
+    epoch: int = 0
+    done: int = 0  # steps of this epoch
+
+
+def averaged(run: Run) -> PatternNet:
+    """A copy of the network with the averaged weights, for use."""
+    model = PatternNet(run.model.size).to(next(run.model.parameters()).device)
+    model.load_state_dict(run.average)
+    return model.eval()
+
+
+def begin(
+    folder: Path, plan: Plan, size: Size | None, start: str | Path | None, device: str
+) -> Run:
+    """A new run, or the one in the folder; extended, from before its rate fell."""
+    path = folder / STATE
+    if not path.exists():
+        model = _new(size, plan.seed)
+        if start is not None:
+            model = load_network(start, plan.method).train()
+        return _run(model.to(device), plan)
+    tensors, header = read_tensors(path, KIND)
+    before = Plan(**header["plan"])
+    if replace(plan, epochs=before.epochs, decay=before.decay) != before:
+        raise ValueError(
+            f"{path} was trained with {before}, asked is {plan}; only epochs and decay "
+            "may change, or begin in another folder with start="
+        )
+    done = header["epoch"] + (header["done"] > 0)
+    if plan != before and before.falling(done) and (folder / CONSTANT).exists():
+        tensors, header = read_tensors(folder / CONSTANT, KIND)
+        (folder / CONSTANT).unlink()
+    return _restored(tensors, header, plan, device, path)
+
+
+def _new(size: Size | None, seed: int) -> PatternNet:
+    """A network whose weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PatternNet(size)
+
+
+def _run(model: PatternNet, plan: Plan) -> Run:
+    optimiser = torch.optim.AdamW(
+        model.parameters(),
+        plan.rate,
+        betas=(0.9, 0.98),
+        weight_decay=plan.weight_decay,
+        fused=True,
+    )
+    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    return Run(model, average, optimiser)
+
+
+def save(path: Path, run: Run, plan: Plan) -> None:
+    """Everything that training needs to go on as if it had not stopped."""
+    tensors = {f"model.{k}": v for k, v in run.model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in run.average.items()}
+    for name, parameter in run.model.named_parameters():
+        for k, value in run.optimiser.state.get(parameter, {}).items():
+            tensors[f"{k}.{name}"] = value
+    facts = {
+        "plan": asdict(plan),
+        "size": asdict(run.model.size),
+        **{k: getattr(run, k) for k in ("step", "epoch", "done")},
+    }
+    write_tensors(path, KIND, tensors, facts)
+
+
+def _restored(
+    tensors: dict[str, Tensor], header: dict, plan: Plan, device: str, path: Path
+) -> Run:
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, name = key.partition(".")
+        parts.setdefault(kind, {})[name] = value.to(device)
+    model = PatternNet(Size(**header["size"]))
+    fill(model, parts.pop("model"), path)
+    run = _run(model.to(device), plan)
+    run.average = parts.pop("average")
+    for name, parameter in model.named_parameters():
+        if name in parts.get("exp_avg", {}):
+            state = {kind: values[name] for kind, values in parts.items()}
+            run.optimiser.state[parameter] = state
+    run.step, run.epoch, run.done = (header[k] for k in ("step", "epoch", "done"))
+    return run

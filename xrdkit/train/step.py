@@ -1,0 +1,94 @@
+"""One step of the optimiser over some blocks of crystals."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xrdkit.models.flow import Loss
+from xrdkit.packed import Packed
+from xrdkit.train import parallel
+from xrdkit.train.data import Patterns, batch_of, settings_for
+from xrdkit.train.plan import METHODS, Plan, autocast
+from xrdkit.train.state import Run
+
+
+class Diverged(FloatingPointError):
+    """The loss or its gradient is not a number; names step, block and structures."""
+
+
+def take_step(
+    run: Run,
+    plan: Plan,
+    data: Packed,
+    *,
+    blocks: list[Tensor],
+    seen: Patterns,
+    epoch: float | int,
+) -> dict[str, Any]:
+    """Change the run by one step; its line of the log. What is no number changes nothing.
+
+    Noise depends on the seed, the step and the block alone: not on what came before, and
+    not on how many processes share the blocks.
+    """
+    own, world = parallel.place()
+    parts = torch.zeros(3, device=data.crystals.lattice.device)
+    bad = None
+    for i in range(own, len(blocks), world):
+        found = _backward(run, plan, data, block=blocks[i], number=i, seen=seen)
+        parts += len(blocks[i]) * found
+        bad = i if bad is None and not bool(torch.isfinite(found).all()) else bad
+    crystals = sum(map(len, blocks))
+    for weight in run.model.parameters():  # a process may be without a block
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    gradients = [w.grad for w in run.model.parameters()]
+    parallel.add_up([parts])
+    parallel.add_up(gradients)
+    torch._foreach_div_(gradients, crystals)
+    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), plan.clip)
+    if not bool(torch.isfinite(parts).all() and torch.isfinite(norm)):
+        run.optimiser.zero_grad(set_to_none=True)
+        raise _diverged(run, data, torch.cat(blocks) if bad is None else blocks[bad])
+    rate = plan.rate * plan.factor(run.step, epoch)
+    for group in run.optimiser.param_groups:
+        group["lr"] = rate
+    run.optimiser.step()
+    run.optimiser.zero_grad(set_to_none=True)
+    _average(run, min(plan.average, (1 + run.step) / (10 + run.step)))
+    run.step, run.done = run.step + 1, run.done + 1
+    row = {"step": run.step, "epoch": round(epoch, 3), "rate": rate, "norm": float(norm)}
+    return row | dict(zip(Loss._fields, (parts / crystals).tolist(), strict=True))
+
+
+def _backward(
+    run: Run, plan: Plan, data: Packed, *, block: Tensor, number: int, seen: Patterns
+) -> Tensor:
+    """Add a block's gradient, times its crystals; its losses."""
+    device = data.crystals.lattice.device
+    seed = (plan.seed * 1_000_003 + run.step) * 4096 + number
+    generator = torch.Generator().manual_seed(seed)
+    chosen = block.to(device)
+    batch = batch_of(data, chosen, seen.profiles)
+    settings = settings_for(data, chosen, plan.settings, generator)
+    with autocast(str(device)):
+        losses = METHODS[plan.method].loss(run.model, batch, generator, settings=settings)
+    (losses.loss * len(block)).backward()
+    return torch.stack([part.detach().float() for part in losses])
+
+
+def _average(run: Run, keep: float) -> None:
+    """The averaged weights, a little nearer to the present ones."""
+    old, new = zip(
+        *((run.average[k], w.detach()) for k, w in run.model.named_parameters()),
+        strict=True,
+    )
+    torch._foreach_lerp_(list(old), list(new), 1 - keep)
+
+
+def _diverged(run: Run, data: Packed, block: Tensor) -> Diverged:
+    names = [data.ids[i] for i in block[:5].tolist()]
+    return Diverged(
+        f"the loss is not a number at step {run.step}, in a block of {len(block)} "
+        f"structures ({', '.join(names)}, …); the state before it is kept: go on with a "
+        "lower rate from its weights, or leave these structures out"
+    )
