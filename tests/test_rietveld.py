@@ -679,3 +679,69 @@ def test_a_site_that_moves_onto_an_element_of_symmetry_keeps_its_multiplicity():
     owner, _ = atoms_of(table, 0)
     assert len(owner) == 6  # the orbit of (½, ½, 0) has two places, not four
     assert len(phases_of(table)[0].crystal.numbers) == 6
+
+
+def test_a_table_remembers_the_beam_that_was_found(tmp_path):
+    pattern, _ = simulated(rutile(), seed=3, high=80)
+    bare = replace(pattern, radiation=replace(pattern.radiation, kalpha2=None))
+    fit = refine(bare, rutile())
+    again = refine(bare, fit.table)
+    assert again.radiation.wavelengths == fit.radiation.wavelengths
+    assert again.r_wp == pytest.approx(fit.r_wp, rel=1e-3)
+
+
+def test_a_purely_lorentzian_instrument_is_refined_too():
+    pattern, truth = simulated(rutile(), seed=4, high=80)
+    profile = Instrument(u=0.0, v=0.0, w=0.0, x=0.1)
+    fit = refine(pattern, rutile(a=4.599), instrument=profile)
+    assert fit.values["a"] == pytest.approx(truth["a"].value, abs=2e-3)
+
+
+def test_two_charges_of_an_element_on_one_site_are_added(tmp_path):
+    text = """data_m
+_cell_length_a 8.396
+_cell_length_b 8.396
+_cell_length_c 8.396
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'F d -3 m :2'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+Fe1 Fe3+ 0.125 0.125 0.125 1
+Fe2 Fe2+ 0.5 0.5 0.5 0.5
+Fe3 Fe3+ 0.5 0.5 0.5 0.5
+O1 O2- 0.2549 0.2549 0.2549 1
+"""
+    (tmp_path / "m.cif").write_text(text)
+    unit = asymmetric_unit(tmp_path / "m.cif")
+    assert [(s.element, s.occupancy) for s in unit.sites] == [
+        ("Fe", 1),
+        ("Fe", 1),
+        ("O", 1),
+    ]
+    (tmp_path / "m.cif").write_text(text.replace("O1 O2- 0.2549", "O1 O2- ?"))
+    with pytest.raises(ValueError, match=r"atom O1 of m\.cif has no coordinates"):
+        asymmetric_unit(tmp_path / "m.cif")
+
+
+def test_factor_of_berar_and_lelann_does_not_depend_on_the_scale_of_the_weights():
+    rest = np.random.default_rng(5).normal(size=4000)
+    assert berar_lelann(rest) == pytest.approx(1, abs=0.1)
+    pattern, _ = simulated(rutile(), seed=6, high=70)
+    bare = replace(pattern, sigma=None, sigma_source="unknown")
+    fits = [refine(bare, rutile(), esd=kind) for kind in ("gof", "berar-lelann")]
+    ratio = fits[1].uncertainties["a"] / fits[0].uncertainties["a"]
+    assert 1 <= ratio < 2
+
+
+@pytest.mark.parametrize("terms", [0, -3, 1000])
+def test_impossible_numbers_of_background_terms_are_refused(terms):
+    pattern, _ = simulated(rutile(), seed=7, high=60)
+    with pytest.raises(ValueError, match="background terms; give 1 to 100"):
+        refine(pattern, rutile(), background=terms)

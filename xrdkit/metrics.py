@@ -213,11 +213,12 @@ def r_exp(
     sigma: Float[np.ndarray, " points"] | None,
     parameters: int,
 ) -> float | None:
-    """R_exp in percent, √((N-P)/Σwy²); None without σ, where it does not exist."""
+    """R_exp in percent, √((N-P)/Σwy²); None without σ or with P ≥ N, where it is none."""
     if sigma is None:
         return None
     w = _weights(observed, sigma)
-    return 100 * sqrt((np.count_nonzero(w) - parameters) / (w * observed**2).sum())
+    left = np.count_nonzero(w) - parameters
+    return 100 * sqrt(left / (w * observed**2).sum()) if left > 0 else None
 
 
 def goodness_of_fit(

@@ -140,10 +140,13 @@ def _started(table: Table, seed: int, row: int) -> Row:
     crystal, symmetry = _standard(table, row)
     wanted = LEAST + (MOST - LEAST) * float(torch.rand((), generator=generator))
     start = moved(crystal, symmetry, wanted, generator)
-    fit = refine(_pattern(crystal, generator), start, symprec=1e-3)
+    facts = {"formula": table.formulas[row], "space_group": symmetry.number}
+    try:
+        fit = refine(_pattern(crystal, generator), start, symprec=1e-3)
+    except ValueError as refused:
+        return {**facts, "before": wanted, "after": None, "refused": str(refused)}
     return {
-        "formula": table.formulas[row],
-        "space_group": symmetry.number,
+        **facts,
         "before": wanted,
         "after": normalised_rmse(to_structure(crystal), fit.structure),
         "r_wp": fit.r_wp,
@@ -225,6 +228,7 @@ def convergence_counts(rows: Sequence[Row], bins: int = 9) -> list[Row]:
             continue
         ends = [np.inf if row["after"] is None else row["after"] for row in part]
         hits = sum(end < REFINED for end in ends)
+        refused = sum("refused" in row for row in part)
         worse = sum(e > row["before"] * 1.05 for e, row in zip(ends, part, strict=True))
         bounds = wilson_interval(hits, len(part))
         counted.append(
@@ -234,7 +238,8 @@ def convergence_counts(rows: Sequence[Row], bins: int = 9) -> list[Row]:
                 "refined": hits,
                 "share": round(hits / len(part), 3),
                 "interval": f"{bounds[0]:.3f}–{bounds[1]:.3f}",
-                "worse": worse,
+                "worse": worse - refused,
+                "refused": refused,
             }
         )
     return counted

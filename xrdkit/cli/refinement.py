@@ -46,7 +46,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         "--texture",
         type=axis,
         metavar="H,K,L",
-        help="March–Dollase axis, or none (default: found if there is one)",
+        help="March–Dollase axis in the reference setting, or none (default: found)",
     )
     sub.add_argument("--occupancies", action="store_true", help="refine them too")
     sub.add_argument(

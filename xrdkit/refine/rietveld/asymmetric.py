@@ -173,6 +173,12 @@ def _of_cif(path: str, symprec: float) -> AsymmetricUnit:
         )
         for site in small.sites
     ]
+    for site, (place, _, share, _) in zip(small.sites, atoms, strict=True):
+        if not np.isfinite([*place, share]).all():
+            raise ValueError(
+                f"atom {site.label} of {Path(path).name} has no coordinates or occupancy; "
+                "give numbers or leave it out"
+            )
     return _unit(Path(path).stem, group.number, lattice, atoms)
 
 
@@ -223,9 +229,11 @@ def _unit(name: str, space_group: int, lattice: Matrix, atoms: list) -> Asymmetr
         place, free = special_position(np.mod(frac, 1), rotations, translations)
         images = orbit(place, rotations, translations)
         old = next((s for s in sites if _on(s.frac, images, lattice)), None)
-        if old is not None and any(
-            s.place == old.place and s.element == element for s in sites
-        ):
+        twin = [s for s in sites if old and (s.place, s.element) == (old.place, element)]
+        if twin:  # a copy by symmetry; at the very place, another charge of the element
+            if _on(np.mod(frac, 1), twin[0].frac[None], lattice):
+                more = replace(twin[0], occupancy=twin[0].occupancy + share)
+                sites[sites.index(twin[0])] = more
             continue
         if old is not None:
             place, free, images = old.frac, old.free, images[: old.multiplicity]

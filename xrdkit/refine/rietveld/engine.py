@@ -10,7 +10,12 @@ import numpy as np
 
 from xrdkit.crystal import to_structure
 from xrdkit.refine.rietveld.asymmetric import SYMPREC, AsymmetricUnit, asymmetric_unit
-from xrdkit.refine.rietveld.data import Data, observations, typical_widths
+from xrdkit.refine.rietveld.data import (
+    Data,
+    observations,
+    typical_widths,
+    with_radiation,
+)
 from xrdkit.refine.rietveld.frame import make_frame
 from xrdkit.refine.rietveld.least_squares import state_of
 from xrdkit.refine.rietveld.restraints import Restraint
@@ -20,6 +25,7 @@ from xrdkit.refine.rietveld.stages import (
     automatic,
     first_outcome,
     run_stage,
+    settled,
     shared_u,
     stages_of,
     weighted_r,
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 TERMS = 6  # of the background, before their number is chosen
+MOST_TERMS = 100
+ROUNDS, STILL = 3, 1e-6  # of a table that is refined as it is; change of R_wp that is none
 BROAD, LORENTZ = 1.2, 0.4  # Gaussian and Lorentzian FWHM to start from, of the typical one
 
 
@@ -123,6 +131,7 @@ def refine_steps(
     else:
         if isinstance(structure, Fit) and data.radiation.kalpha2 is None:
             data = replace(data, radiation=structure.radiation)
+        check_terms(background)
         units = units_of(structure, phases, symprec)
         profile = instrument or first_profile(pattern)
         axis = None if texture == "auto" else texture
@@ -145,10 +154,21 @@ def refine_steps(
     return fit_of(outcome, esd)
 
 
+def check_terms(background: int | None) -> None:
+    """An error unless the number of background terms can be."""
+    if background is not None and not 1 <= background <= MOST_TERMS:
+        raise ValueError(
+            f"{background} background terms; give 1 to {MOST_TERMS}, or none to have them "
+            "chosen"
+        )
+
+
 def _own_way(
     data: Data, table: Parameters, options: Options
 ) -> Iterator[tuple[str, int, int, Outcome]]:
     """Cycles of exactly what a table marks."""
+    if data.radiation.kalpha2 is None and table.radiation is not None:
+        data = with_radiation(data, table.radiation)
     frame = make_frame(data, table)
     refuse_unseen(frame)
     outcome = Outcome(data, frame, table, state_of(frame, table, table.vector()))
@@ -156,8 +176,14 @@ def _own_way(
         outcome = replace(outcome, state=replace(outcome.state, converged=True))
         yield "as it stands", 0, 1, outcome
         return
-    for n, found in enumerate(run_stage(outcome, table, options, options.cycles), 1):
-        yield "refinement", n, options.cycles, found
+    for _ in range(ROUNDS):  # what stands still within a round is brought up to date
+        start = weighted_r(outcome)
+        for n, found in enumerate(run_stage(outcome, table, options, options.cycles), 1):
+            outcome = found
+            yield "refinement", n, options.cycles, outcome
+        table = settled(outcome)
+        if abs(weighted_r(outcome) / start - 1) < STILL and outcome.state.converged:
+            break
 
 
 def _stages(

@@ -233,11 +233,20 @@ def feasible(frame: Frame, table: Parameters, values: Values) -> bool:
         if not possible(values[phase.cell]):
             return False
         gauss2, lorentz, *_ = widths(phase, table, values)
-        if len(gauss2) and ((gauss2 < NARROWEST).any() or (lorentz < 0).any()):
+        if len(gauss2) and ((gauss2 < -NARROWEST).any() or (lorentz < 0).any()):
             return False
+        if not any(table.rows[i].refine for i in _width_rows(table)):
+            continue  # widths are as they were given
+        gauss2 = np.maximum(gauss2, NARROWEST)
         if len(gauss2) and pseudo_voigt(gauss2, lorentz)[0].min() < narrow:
             return False
     return True
+
+
+def _width_rows(table: Parameters) -> list[int]:
+    """Rows of everything that widths depend on."""
+    kinds = {*"UVWXY", "size", "strain"}
+    return [i for i, name in enumerate(table.names) if kind_of(name) in kinds]
 
 
 def _shift(new: State, old: State) -> float:

@@ -13,7 +13,12 @@ from jaxtyping import Float, Int
 from xrdkit.background import estimate
 from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit, cell_only
 from xrdkit.refine.rietveld.data import Data, observations, typical_widths
-from xrdkit.refine.rietveld.engine import TERMS, first_profile, refuse_unseen
+from xrdkit.refine.rietveld.engine import (
+    TERMS,
+    check_terms,
+    first_profile,
+    refuse_unseen,
+)
 from xrdkit.refine.rietveld.frame import Frame, intensity_name, make_frame, unit_reflections
 from xrdkit.refine.rietveld.least_squares import state_of
 from xrdkit.refine.rietveld.metric import inverse_d_squared, possible
@@ -85,6 +90,7 @@ def pawley_steps(
     23, 447 (1988)). Lines that coincide share one.
     """
     started = time.monotonic()
+    check_terms(background)
     data = observations(pattern, tuple(exclude))
     options = Options(instrument is not None, background, cycles=cycles)
     unit = _checked(cell, space_group)

@@ -46,7 +46,7 @@ class Outcome:
 def fit_of(outcome: Outcome, esd: Esd | None = "gof") -> Fit:
     """The Fit of an outcome; without e.s.d.s and warnings while it is on the way (None)."""
     data, state = outcome.data, outcome.state
-    table = outcome.table.with_vector(state.values)
+    table = replace(outcome.table, radiation=data.radiation).with_vector(state.values)
     held = at_limit(table, state)
     found = replace(outcome, table=table)
     extra: dict = {"values": values_of(table)}
@@ -170,7 +170,7 @@ def esd_factor(outcome: Outcome, parameters: int, esd: Esd) -> float:
     if esd == "statistical":
         return 1.0 if data.counted else gof
     if esd == "berar-lelann":
-        return berar_lelann(rest) * (1.0 if data.counted else gof)
+        return berar_lelann(rest) if data.counted else gof * berar_lelann(rest / gof)
     return max(gof, 1.0) if data.counted else gof
 
 

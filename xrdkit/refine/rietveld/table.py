@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit
+from xrdkit.types import Radiation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +57,8 @@ class Parameters:
     Names: ``scale a b c alpha beta gamma size strain texture`` and ``x:Ti1 y:Ti1 z:Ti1
     u:Ti1 occupancy:Ti1`` of a phase, those of further phases behind ``name/``; ``zero``
     (°), ``displacement`` (mm), ``U V W`` (°²), ``X Y`` (°), ``asymmetry`` ((S + H)/L),
-    ``roughness``, ``absorption`` (µR) and ``background:0`` … of the pattern.
+    ``roughness``, ``absorption`` (µR) and ``background:0`` … of the pattern. ``radiation``
+    is what a refinement took the beam for, where its pattern left that open.
     """
 
     rows: tuple[Parameter, ...]
@@ -64,6 +66,7 @@ class Parameters:
     texture: tuple[int, int, int] | None = None
     previous: "Parameters | None" = None
     note: str = "start"
+    radiation: Radiation | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_place", {r.name: i for i, r in enumerate(self.rows)})
