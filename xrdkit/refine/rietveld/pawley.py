@@ -185,6 +185,10 @@ def _stages(
             if terms == len(table.matching("background:*")):
                 break
             table = with_terms(settled(outcome), terms)
+    else:
+        note = f"more than {MOST_LINES} lines: intensities by Le Bail's partition, not in P"
+        outcome = replace(outcome, notes=(*outcome.notes, note))
+        yield "intensities", len(stages) + 1, len(stages) + 1, outcome
 
 
 def le_bail(data: Data, frame: Frame, table: Parameters, rounds: int) -> Parameters:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.sparse import csc_array
 from scipy.special import roots_jacobi
 
@@ -195,10 +195,3 @@ def _parts(
     value = eta * lorentz + (1 - eta) * gauss
     along = 8 * u * (eta * lorentz * tail + (1 - eta) * LN2 * gauss)  # -∂/∂u
     return value, along * inverse, (along * u - value) * inverse, lorentz - gauss
-
-
-def visible(
-    position: Lines, reach: Lines, grid: Float[np.ndarray, " points"]
-) -> Bool[np.ndarray, " lines"]:
-    """Which lines touch the grid."""
-    return (position + reach > grid[0]) & (position - reach < grid[-1])
