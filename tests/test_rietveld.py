@@ -745,3 +745,71 @@ def test_impossible_numbers_of_background_terms_are_refused(terms):
     pattern, _ = simulated(rutile(), seed=7, high=60)
     with pytest.raises(ValueError, match="background terms; give 1 to 100"):
         refine(pattern, rutile(), background=terms)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"restraint": (np.nan, 1.0)}, "a number and a positive standard deviation"),
+        ({"restraint": (4.6, 0.0)}, "a number and a positive standard deviation"),
+        ({"tie": "u:Ti1 - 5"}, r"makes u:O1 -\S+, its limits are 0–0.3"),
+        ({"tie": "1e999*u:Ti1"}, "its limits are"),
+    ],
+)
+def test_edits_that_cannot_be_are_refused(changes, said):
+    table = first_table((asymmetric_unit(rutile()),), PROFILE, background=2)
+    with pytest.raises(ValueError, match=said):
+        table.edit("u:O1", **changes)
+
+
+def test_a_table_comes_back_from_a_csv_file_with_its_restraints(tmp_path):
+    pd = pytest.importorskip("pandas")
+    table = first_table((asymmetric_unit(rutile()),), PROFILE, background=2)
+    table = table.edit("a", restraint=(4.6, 0.01), refine=True)
+    table.frame().to_csv(tmp_path / "t.csv")
+    again = table.from_frame(pd.read_csv(tmp_path / "t.csv", index_col="name"))
+    assert again["a"].restraint == (4.6, 0.01)
+    assert again["a"].refine is True
+
+
+def test_arguments_that_a_table_would_not_obey_are_refused():
+    pattern, _ = simulated(rutile(), seed=8, high=60)
+    table = first_table((asymmetric_unit(rutile()),), PROFILE, background=2)
+    with pytest.raises(ValueError, match="stand in a parameter table already"):
+        refine(pattern, table, background=4)
+    with pytest.raises(ValueError, match="give three indices like"):
+        refine(pattern, rutile(), texture=(0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("P 42/m n m", "P banana", r"space group 'P banana' of r\.cif is not known"),
+        ("_cell_length_a 4.594", "_cell_length_a nan", r"cell of r\.cif is .* above 0"),
+    ],
+)
+def test_cifs_that_cannot_be_are_refused(tmp_path, old, new, said):
+    text = """data_r
+_cell_length_a 4.594
+_cell_length_b 4.594
+_cell_length_c 2.959
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'P 42/m n m'
+loop_
+_atom_site_label
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+Ti1 0 0 0
+O1 0.305 0.305 0
+"""
+    (tmp_path / "r.cif").write_text(text)
+    assert asymmetric_unit(tmp_path / "r.cif").space_group == 136
+    (tmp_path / "r.cif").write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=said):
+        asymmetric_unit(tmp_path / "r.cif")
+    (tmp_path / "r.cif").write_text("")
+    with pytest.raises(ValueError, match=r"r\.cif"):
+        asymmetric_unit(tmp_path / "r.cif")

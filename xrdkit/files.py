@@ -30,7 +30,9 @@ def write_text(path: str | Path, text: str) -> Path:
 def check_file(path: str | Path, overwrite: bool = False) -> Path:
     """The path, if it can be written and holds nothing yet that must stay."""
     path = Path(path)
-    if path.exists() and not (overwrite and path.is_file()):
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give another name")
+    if path.exists() and not overwrite:
         raise ValueError(f"{path} exists already; give --overwrite or another file")
     check_writable(path.parent)
     return path

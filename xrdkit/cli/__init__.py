@@ -149,23 +149,24 @@ def run_solve(args: argparse.Namespace) -> None:
         check_output(folder, path.stem, args.overwrite, args.programs)
     pattern = measured(args)
     sources = {"sources": tuple(args.sources)} if args.sources else {}
-    solution = solve(
-        pattern,
-        args.formula,
-        phases=tuple(args.phase),
-        index=args.index,
-        engine=args.engine,
-        contents=args.contents,
-        cell=args.cell,
-        space_group=number(args.space_group),
-        library=args.library,
-        exclude=tuple(args.exclude),
-        **sources,
-        candidates=args.candidates,
-        seed=args.seed,
-        device=args.device,
-        progress=bar(args),
-    )
+    with plain_errors():
+        solution = solve(
+            pattern,
+            args.formula,
+            phases=tuple(args.phase),
+            index=args.index,
+            engine=args.engine,
+            contents=args.contents,
+            cell=args.cell,
+            space_group=number(args.space_group),
+            library=args.library,
+            exclude=tuple(args.exclude),
+            **sources,
+            candidates=args.candidates,
+            seed=args.seed,
+            device=args.device,
+            progress=bar(args),
+        )
     warn(solution.problem.pattern.warnings)
     print(solution_text(solution))
     with warnings.catch_warnings(record=True) as said:

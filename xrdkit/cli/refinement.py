@@ -82,7 +82,11 @@ def run_refine(args: argparse.Namespace) -> None:
     path = pattern_path(args.pattern)
     name = (args.output or f"{path.stem}_refined").removesuffix(".cif")
     planned = [Path(f"{name}{end}") for end in ENDS]
-    for one in [*planned, *filter(None, [args.project])]:
+    written = [*planned, *map(Path, filter(None, [args.project]))]
+    given = [path, *map(Path, filter(None, [args.cif, *args.phase, args.instrument]))]
+    for one in written:
+        if any(one.resolve() == other.resolve() for other in given):
+            raise ValueError(f"{one} is among what is read; give another name with -o")
         check_file(one, args.overwrite)
     beam, profile = read_instrument(args.instrument) if args.instrument else (None, None)
     pattern = measured(args, beam)

@@ -70,7 +70,7 @@ def axis(text: str) -> tuple[int, ...] | str:
     if text == "none":
         return text
     values = numbers(3, "0,0,1 (or none)")(text)
-    if not any(values) or any(value != int(value) for value in values):
+    if not any(values) or any(value not in range(-99, 100) for value in values):
         raise argparse.ArgumentTypeError(
             f"texture axis {text} is not three whole numbers, one of them not zero"
         )

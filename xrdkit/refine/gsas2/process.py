@@ -22,6 +22,7 @@ WORKER = Path(__file__).with_name("worker.py")
 START = 120.0  # s, the longest that importing GSAS-II may take
 LONGEST = 2**26  # characters of an answer
 WAITING = 16  # answers that may wait to be read
+ANSWER = {"stage", "undone", "seconds"}  # what every answer must have
 PATIENCE = 2.0  # s for a process to end that has closed its output
 SAID = 20  # last lines of standard error that are kept
 HELP = (
@@ -124,6 +125,12 @@ class Worker:
         while "done" not in (found := self._answer(timeout)):
             if "error" in found:
                 raise GSAS2Error(f"GSAS-II refuses: {found['error']}")
+            if not ANSWER <= found.keys():
+                lacking = ", ".join(sorted(ANSWER - found.keys()))
+                raise GSAS2Error(
+                    f"GSAS-II's process answered without {lacking}; its Python runs another "
+                    "program or version"
+                )
             yield found
 
     def close(self) -> None:

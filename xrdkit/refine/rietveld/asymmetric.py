@@ -155,9 +155,19 @@ def _of_cif(path: str, symprec: float) -> AsymmetricUnit:
         raise FileNotFoundError(f"there is no file {path}; check the name and the folder")
     try:
         small = gemmi.read_small_structure(path)
-    except (RuntimeError, ValueError, UnicodeDecodeError):
+    except (RuntimeError, ValueError, IndexError, UnicodeDecodeError):
         return _of_structure(read_cif(path), symprec)
     group = _group(small)
+    cell = small.cell.parameters
+    if len(small.sites) and not (np.isfinite(cell).all() and min(cell) > 0):
+        raise ValueError(
+            f"the cell of {Path(path).name} is {cell}; give six numbers above 0"
+        )
+    if group is None and small.spacegroup_hm.strip():
+        raise ValueError(
+            f"space group '{small.spacegroup_hm[:40]}' of {Path(path).name} is not known; "
+            "give its Hermann–Mauguin symbol or its operations"
+        )
     if group is None or not len(small.sites) or small.cell.volume < 1:
         return _of_structure(read_cif(path), symprec)
     if len(small.sites) > LARGEST:

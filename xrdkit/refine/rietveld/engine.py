@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -126,7 +126,20 @@ def refine_steps(
         tuple(restraints),
         cycles,
     )
+    if esd not in get_args(Esd):
+        raise ValueError(
+            f"esd {esd!r} is not known; give one of {', '.join(get_args(Esd))}"
+        )
+    if isinstance(texture, tuple) and (len(texture) != 3 or not any(texture)):
+        raise ValueError(
+            f"texture axis {texture} is none; give three indices like (0, 0, 1)"
+        )
     if isinstance(structure, Parameters):
+        if phases or instrument or background is not None or isinstance(texture, tuple):
+            raise ValueError(
+                "phases, instrument, background and texture stand in a parameter table "
+                "already; edit the table, or give a structure"
+            )
         steps = _own_way(data, structure, options)
     else:
         if isinstance(structure, Fit) and data.radiation.kalpha2 is None:

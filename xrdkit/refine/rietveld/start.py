@@ -1,5 +1,7 @@
 """The first parameter table of a refinement: every row, its start, limits and symmetry."""
 
+import re
+
 import numpy as np
 
 from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit, Site
@@ -49,7 +51,7 @@ def prefix_of(units: tuple[AsymmetricUnit, ...], i: int) -> str:
     if i == 0:
         return ""
     earlier = [unit.name for unit in units[:i]]
-    name = units[i].name.replace("/", "_") or "phase"
+    name = re.sub(r"[\s/*+-]", "_", units[i].name) or "phase"  # what a tie can be read with
     return f"{name}/" if units[i].name not in earlier else f"{name}_{i + 1}/"
 
 

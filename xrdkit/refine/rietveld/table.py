@@ -148,6 +148,13 @@ class Parameters:
         new = replace(self, rows=rows, previous=old, note=note)
         matrix, constant = new.ties()
         values = matrix @ new.vector() + constant
+        low, high = new.bounds()
+        for row, value, least, most in zip(rows, values, low, high, strict=True):
+            if row.tie and not row.by_symmetry and not least <= value <= most:
+                raise ValueError(
+                    f"tie '{row.tie}' makes {row.name} {value:g}, its limits are "
+                    f"{row.low:g}–{row.high:g}; change the tie or the limits"
+                )
         return new.with_vector(values)
 
     def undo(self) -> "Parameters":
@@ -283,6 +290,15 @@ def _outward(name: str, value: float) -> float:
 
 def _checked(row: Parameter) -> Parameter:
     """The row, unless it contradicts itself."""
+    numbers = (row.value, row.low, row.high, *(row.restraint or ()))
+    pair = row.restraint is None or len(row.restraint) == 2
+    if not all(isinstance(n, int | float) for n in numbers) or not pair:
+        raise ValueError(
+            f"value, limits and restraint of {row.name} must be numbers, the restraint two "
+            "of them: a value and its standard deviation"
+        )
+    if not isinstance(row.tie, str) or not isinstance(row.refine, bool | np.bool_):
+        raise ValueError(f"tie of {row.name} must be a text, refine True or False")
     if row.tie and row.refine:
         raise ValueError(
             f"{row.name} is tied to {row.tie} and cannot be refined; "
@@ -290,10 +306,11 @@ def _checked(row: Parameter) -> Parameter:
         )
     if not row.low <= row.high:
         raise ValueError(f"limits {row.low:g}–{row.high:g} of {row.name} are empty")
-    if row.restraint is not None and not row.restraint[1] > 0:
+    finite = row.restraint is None or np.isfinite(row.restraint).all()
+    if not finite or (row.restraint is not None and not row.restraint[1] > 1e-12):
         raise ValueError(
-            f"the standard deviation of the restraint on {row.name} must be positive, "
-            f"not {row.restraint[1]:g}"
+            f"the restraint on {row.name} must be a number and a positive standard "
+            f"deviation, not {row.restraint}"
         )
     value = row.value if is_size(row.name) else float(np.clip(row.value, row.low, row.high))
     if np.isnan(value) or not (np.isfinite(value) or is_size(row.name)):
@@ -304,10 +321,14 @@ def _checked(row: Parameter) -> Parameter:
 def _cell(key: str, value: Any) -> Any:
     """A cell of a DataFrame as the table holds it."""
     if key == "restraint":
+        if isinstance(value, str) and value.strip():
+            value = tuple(float(part) for part in value.strip("()[] ").split(","))
         return tuple(value) if isinstance(value, tuple | list) else None
     if key == "tie":
         return value if isinstance(value, str) else ""
-    return bool(value) if key == "refine" else float(value)
+    if key == "refine":
+        return {"True": True, "False": False}.get(value, value)
+    return float(value)
 
 
 def _shown(row: Parameter) -> tuple[str, ...]:
