@@ -16,12 +16,19 @@ from xrdkit.refine.rietveld.answer import atoms_of, phases_of
 from xrdkit.refine.rietveld.asymmetric import asymmetric_unit
 from xrdkit.refine.rietveld.data import observations
 from xrdkit.refine.rietveld.frame import make_frame
-from xrdkit.refine.rietveld.geometry import angle, contacts, distance, with_esd
+from xrdkit.refine.rietveld.geometry import (
+    angle,
+    contacts,
+    distance,
+    valence_sums,
+    with_esd,
+)
 from xrdkit.refine.rietveld.least_squares import covariance, minimise, narrowest, state_of
 from xrdkit.refine.rietveld.metric import inverse_d_squared, volume, volume_derivatives
 from xrdkit.refine.rietveld.model import capillary, evaluate
 from xrdkit.refine.rietveld.results import berar_lelann
 from xrdkit.refine.rietveld.shape import axial_nodes
+from xrdkit.refine.rietveld.stages import Stage, exchanging, freed
 from xrdkit.refine.rietveld.start import first_table
 from xrdkit.refine.rietveld.table import parse_tie
 from xrdkit.types import Instrument, Pattern, Radiation
@@ -345,6 +352,41 @@ def test_mixed_sites_share_place_and_displacement_and_can_exchange():
     assert again.values["occupancy:Sr1"] == pytest.approx(1 - again.values["occupancy:La1"])
 
 
+def test_only_occupancies_that_the_pattern_can_tell_are_refined():
+    def salt(potassium):
+        species = [{"K": potassium, "Na": 1 - potassium}, "Cl"]
+        places = [[0, 0, 0], [0.5, 0.5, 0.5]]
+        return Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.96), species, places)
+
+    pattern, _ = simulated(salt(0.5), seed=30)
+    fit = refine(pattern, salt(0.7), occupancies=True, background=3, texture=None)
+    first, last = (s.label for s in fit.table.units[0].sites if s.element != "Cl")
+    one, other = fit.table[f"occupancy:{first}"], fit.table[f"occupancy:{last}"]
+    assert abs(one.value - 0.5) < 3 * one.esd
+    assert one.esd < 0.05
+    assert other.tie == f"1 - occupancy:{first}"
+    assert one.value + other.value == pytest.approx(1, abs=1e-9)
+    assert other.esd == pytest.approx(one.esd)
+    chlorine = fit.table["occupancy:Cl1"]
+    assert (chlorine.value, chlorine.refine) == (1, False)
+
+
+def test_sums_of_occupancies_stay_in_every_phase_and_lone_partial_sites_are_free():
+    partial = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(4.3), [{"Fe": 0.9}, "O"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    )
+    three = Structure(
+        Lattice.cubic(4), [{"Ca": 0.2, "Sr": 0.3, "Ba": 0.4}, "O"], [[0, 0, 0], [0.5] * 3]
+    )
+    table = exchanging(model(partial, three)[0])
+    table = freed(table, Stage("occupancies", ("occupancy",)))
+    labels = [site.label for site in table.units[1].sites if site.element != "O"]
+    one, two, last = (f"phase1/occupancy:{label}" for label in labels)
+    assert set(table.free) == {"occupancy:Fe1", one, two}
+    assert table[last].tie == f"0.9 - {one} - {two}"
+    assert table[one].high == pytest.approx(0.9)
+
+
 def test_weight_fractions_of_a_mixture_come_out():
     halite = Structure.from_spacegroup(
         "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -455,6 +497,42 @@ def test_bond_valence_sums_are_the_valences(example):
     sums = geometry(example[2]).valences
     assert sums["Ti1"] == pytest.approx(4, abs=0.5)
     assert sums["O1"] == pytest.approx(2, abs=0.3)
+
+
+def anion(center, length, corners):
+    """A centre with oxygen around it along directions, far from any other."""
+    around = np.array(corners) / np.linalg.norm(corners[0]) * length / 12 + 0.5
+    species = [center] + ["O"] * len(corners)
+    return Structure(Lattice.cubic(12), species, [[0.5] * 3, *around])
+
+
+TRIANGLE = [[1, 0, 0], [-0.5, 0.75**0.5, 0], [-0.5, -(0.75**0.5), 0]]
+TETRAHEDRON = [[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("center", "length", "corners", "valence"),
+    [
+        ("N", 1.24, TRIANGLE, 5),
+        ("Cl", 1.43, TETRAHEDRON, 7),
+        ("S", 1.473, TETRAHEDRON, 6),
+        ("C", 1.284, TRIANGLE, 4),
+    ],
+)
+def test_valences_of_oxyanions_are_those_of_their_centres(center, length, corners, valence):
+    table, _ = model(anion(center, length, corners))
+    sums = valence_sums(table, table.vector(), 0)
+    oxygen = [value for label, value in sums.items() if label[0] == "O"]
+    assert sums[f"{center}1"] == pytest.approx(valence, rel=0.1)
+    sites = {site.label: site.multiplicity for site in table.units[0].sites}
+    share = sum(sums[label] * n for label, n in sites.items() if label[0] == "O")
+    assert share == pytest.approx(sums[f"{center}1"]), "O–O adds nothing"
+    assert min(oxygen) == pytest.approx(max(oxygen), rel=1e-4)
+
+
+def test_anions_that_are_not_bonded_add_nothing_to_each_others_valence():
+    table, _ = model(anion("Cl", 3.0, TETRAHEDRON))
+    assert set(valence_sums(table, table.vector(), 0).values()) == {0.0}
 
 
 def test_a_table_is_edited_rerun_and_undone(example):

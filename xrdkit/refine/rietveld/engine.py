@@ -23,6 +23,7 @@ from xrdkit.refine.rietveld.results import Esd, Outcome, fit_of
 from xrdkit.refine.rietveld.stages import (
     Options,
     automatic,
+    exchanging,
     first_outcome,
     run_stage,
     settled,
@@ -110,8 +111,9 @@ def refine_steps(
     and strain are refined; without, U V W X Y and asymmetry are. ``background`` is a number
     of Chebyshev terms (None: by BIC), ``texture`` a March–Dollase axis, None, or "auto":
     the likeliest of seven, where BIC asks for it. ``displacement`` says who has a U of its
-    own: "site", "element" or "overall". ``exclude`` are ranges of 2θ (°). ``esd``: "gof"
-    multiplies e.s.d.s by GOF where it is above one, "berar-lelann" by their factor,
+    own: "site", "element" or "overall". ``occupancies`` frees those of partly occupied and
+    shared sites; sums on shared sites stay. ``exclude`` are ranges of 2θ (°). ``esd``:
+    "gof" multiplies e.s.d.s by GOF where it is above one, "berar-lelann" by their factor,
     "statistical" by nothing. Closing the generator stops it; the last Progress has the
     state then reached.
     """
@@ -151,6 +153,8 @@ def refine_steps(
         table = first_table(units, profile, background=background or TERMS, texture=axis)
         if displacement != "site":
             table = shared_u(table, displacement)
+        if occupancies:
+            table = exchanging(table)
         origin = getattr(structure, "origin", "") or f"{units[0].name}, refined"
         steps = _stages(data, table, options, origin)
     outcome = None

@@ -28,6 +28,8 @@ ANIONS = {
     "Br": -1,
     "I": -1,
 }
+# R0 (Å) of N(V)–O and Cl(VII)–O: Brese & O'Keeffe, Acta Cryst. B 47, 192 (1991)
+OXYANIONS = {"N": 1.432, "Cl": 1.632}
 
 
 @dataclass(frozen=True)
@@ -171,16 +173,17 @@ def bonds(
 ) -> tuple[list[Measure], list[Measure]]:
     """Bond lengths (Å) and angles (°) of a phase with e.s.d.s; equal ones counted once."""
     unit = table.units[phase]
-    radii = np.array([element_radius(site.element) for site in unit.sites])
-    reach = BONDED * 2 * radii.max(initial=0.5)
+    radii = [element_radius(site.element) for site in unit.sites]
+    reach = BONDED * 2 * max(radii, default=0.5)
     lengths: dict[tuple, list] = {}
     angles: dict[tuple, list] = {}
     near: dict[int, list[Contact]] = {}
     for contact in contacts(table, values, phase, reach):
         length, slope = distance(table, values, phase, contact)
-        if length <= BONDED * (radii[contact.i] + radii[contact.j]):
+        a, b = unit.sites[contact.i], unit.sites[contact.j]
+        if length <= bond_limit(a.element, b.element):
             near.setdefault(contact.i, []).append(contact)
-            names = (unit.sites[contact.i].label, unit.sites[contact.j].label)
+            names = (a.label, b.label)
             _collect(lengths, names, length, slope, covariance)
     for i, around in near.items():
         for one, other in combinations(around[:24], 2):
@@ -216,36 +219,46 @@ def element_radius(element: str) -> float:
     return float(gemmi.Element(element).covalent_r)
 
 
+def bond_limit(one: str, other: str) -> float:
+    """Longest distance (Å) of two elements that counts as a bond."""
+    return BONDED * (element_radius(one) + element_radius(other))
+
+
 def valence_sums(table: Parameters, values: Values, phase: int) -> dict[str, float]:
     """Bond-valence sum Σ exp((R0 - d) / 0.37) of every site, by label.
 
     R0 for pairs of elements from O'Keeffe and Brese's radii and electronegativities, J. Am.
-    Chem. Soc. 113, 3226 (1991), as pymatgen tabulates them; only bonds between an anion of
-    groups 15–17 and something less electronegative count.
+    Chem. Soc. 113, 3226 (1991), as pymatgen tabulates them, or OXYANIONS. An element of
+    ANIONS and another one count; of two ANIONS the less electronegative is the cation, if
+    they are bonded: N–O of a nitrate counts, O···O and Cl···O of neighbours do not.
     """
     unit = table.units[phase]
     sums = {site.label: 0.0 for site in unit.sites}
     for contact in contacts(table, values, phase, VALENCE_REACH):
         one, other = unit.sites[contact.i], unit.sites[contact.j]
-        r0 = valence_radius(one.element, other.element)
-        if r0 is not None:
-            length = distance(table, values, phase, contact)[0]
+        pair = (one.element, other.element)
+        r0 = valence_radius(*pair)
+        if r0 is None:
+            continue
+        length = distance(table, values, phase, contact)[0]
+        if not ANIONS.keys() >= set(pair) or length <= bond_limit(*pair):
             sums[one.label] += other.occupancy * float(np.exp((r0 - length) / 0.37))
     return sums
 
 
 @cache
 def valence_radius(one: str, other: str) -> float | None:
-    """R0 (Å) of a bond between a cation and an anion, None for other pairs."""
+    """R0 (Å) of a bond between different elements, one of ANIONS; None for other pairs."""
     from pymatgen.analysis.bond_valence import BV_PARAMS
     from pymatgen.core import Element
 
     a, b = Element(one), Element(other)
-    anions = [e for e in (a, b) if e.symbol in ANIONS]
-    if a not in BV_PARAMS or b not in BV_PARAMS or not anions or one == other:
+    if a not in BV_PARAMS or b not in BV_PARAMS or one == other:
         return None
-    if len(anions) == 2 and abs(a.X - b.X) < 0.4:
+    if not ANIONS.keys() & {one, other}:
         return None
+    if {one, other} & OXYANIONS.keys() and "O" in (one, other):
+        return OXYANIONS[one if other == "O" else other]
     (r1, c1), (r2, c2) = ((BV_PARAMS[e]["r"], BV_PARAMS[e]["c"]) for e in (a, b))
     return r1 + r2 - r1 * r2 * (np.sqrt(c1) - np.sqrt(c2)) ** 2 / (c1 * r1 + c2 * r2)
 

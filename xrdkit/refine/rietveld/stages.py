@@ -12,6 +12,7 @@ from xrdkit.refine.rietveld.metric import CELL
 from xrdkit.refine.rietveld.orientation import likely_axis, with_texture
 from xrdkit.refine.rietveld.restraints import Restraint
 from xrdkit.refine.rietveld.results import Outcome, effective_count, short_distances
+from xrdkit.refine.rietveld.start import prefix_of
 from xrdkit.refine.rietveld.table import Parameters, kind_of
 from xrdkit.refine.rietveld.terms import chosen_terms, with_terms
 from xrdkit.wavelengths import radiation_choices
@@ -74,11 +75,23 @@ def stages_of(table: Parameters, data: Data, options: Options) -> tuple[Stage, .
 
 
 def _matching(table: Parameters, stage: Stage) -> list[str]:
-    """Names that a stage frees: those of its kinds that follow nothing else."""
+    """Names that a stage frees: those of its kinds that follow nothing else.
+
+    Occupancies of sites that one element fills stay: with the scale they are one too many.
+    """
+    full = {
+        f"{prefix_of(table.units, i)}occupancy:{site.label}"
+        for i, unit in enumerate(table.units)
+        for site in unit.sites
+        if site.occupancy >= 1
+    }
     return [
         row.name
         for row in table.rows
-        if not row.tie and row.low < row.high and kind_of(row.name) in stage.free
+        if not row.tie
+        and row.low < row.high
+        and kind_of(row.name) in stage.free
+        and row.name not in full
     ]
 
 
@@ -252,6 +265,27 @@ def shared_u(table: Parameters, kind: str) -> Parameters:
         if first != row.name:
             rows[i] = replace(row, tie=first, refine=False)
     return table.noted(tuple(rows), f"one U for each {kind}")
+
+
+def exchanging(table: Parameters) -> Parameters:
+    """The table with the last occupancy of every shared place tied: sums stay.
+
+    No other goes above its place's sum, so that of two species neither becomes negative.
+    """
+    rows = list(table.rows)
+    for i, unit in enumerate(table.units):
+        prefix = prefix_of(table.units, i)
+        for place in {site.place for site in unit.sites}:
+            sites = [site for site in unit.sites if site.place == place]
+            *others, last = (table.place(f"{prefix}occupancy:{s.label}") for s in sites)
+            if not others:
+                continue
+            total = sum(site.occupancy for site in sites)
+            for k in others:
+                rows[k] = replace(rows[k], high=total)
+            tie = " - ".join([f"{total:.9g}", *(rows[k].name for k in others)])
+            rows[last] = replace(rows[last], tie=tie, refine=False)
+    return table.noted(tuple(rows), "occupancies of shared places keep their sums")
 
 
 def _textured(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:
