@@ -307,6 +307,8 @@ def test_symmetry_that_a_cif_does_not_state_is_named_and_found_when_told(sample,
         (refine("--range", "22,26"), "has no reflection between 22.0 and 26.0°"),
         (refine("--symprec", "2"), "a tolerance of 0 to 1 Å"),
         (refine("-o", "taken/x"), "cannot write in taken"),
+        (refine("-o", "start.cif", "--overwrite"), "start.cif is among what is read"),
+        (refine("--texture", "inf,0,1"), "is not three whole numbers"),
     ],
 )
 def test_refinement_that_cannot_be_is_one_sentence_and_writes_nothing(
@@ -316,6 +318,21 @@ def test_refinement_that_cannot_be_is_one_sentence_and_writes_nothing(
     (sample / "taken").write_text("a file")
     assert message in refused(capsys, *words)
     assert sorted(p.name for p in sample.iterdir()) == ["sample.xy", "start.cif", "taken"]
+
+
+def test_a_pattern_is_never_replaced_by_the_table_of_parameters(sample, capsys):
+    data = (sample / "sample.xy").read_text()
+    (sample / "data.csv").write_text(data)
+    words = ["refine", "data.csv", "start.cif", "-o", "data", "--overwrite", "--quiet"]
+    assert "data.csv is among what is read" in refused(capsys, *words)
+    assert (sample / "data.csv").read_text() == data
+
+
+def test_solve_says_in_one_sentence_that_gsas2_is_absent(here, capsys, monkeypatch):
+    monkeypatch.setenv("XRDKIT_GSAS2_PYTHON", "nowhere")
+    assert "XRDKIT_GSAS2_PYTHON is 'nowhere'" in refused(
+        capsys, *solve("--engine", "gsas2")
+    )
 
 
 def test_input_of_gsas2_is_refused_before_the_work_where_it_is_absent(

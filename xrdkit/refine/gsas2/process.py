@@ -128,8 +128,8 @@ class Worker:
             if not ANSWER <= found.keys():
                 lacking = ", ".join(sorted(ANSWER - found.keys()))
                 raise GSAS2Error(
-                    f"GSAS-II's process answered without {lacking}; its Python runs another "
-                    "program or version"
+                    f"GSAS-II's process answered without {lacking}; its Python runs "
+                    "another program or version"
                 )
             yield found
 
