@@ -1,7 +1,10 @@
 import argparse
 import csv
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import gemmi
 import numpy as np
@@ -441,3 +444,26 @@ def test_equal_sites_are_counted_in_the_table():
         "2×O 4e, Ti 2a  1",
         "O 8i           10",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_terminated_refinement_leaves_no_process_behind(sample):
+    """As ``timeout`` and batch systems end a job: SIGTERM while GSAS-II is at work."""
+    fake = sample / "fake-python"
+    fake.write_text(f"#!/bin/sh\necho $$ > {sample}/pid\nexec sleep 300\n")
+    fake.chmod(0o755)
+    words = [sys.executable, "-m", "xrdkit", *refine("--engine", "gsas2")]
+    job = subprocess.Popen(
+        words, env={**os.environ, "XRDKIT_GSAS2_PYTHON": str(fake)}, stderr=subprocess.PIPE
+    )
+    until = time.monotonic() + 60
+    while not (sample / "pid").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    job.send_signal(signal.SIGTERM)
+    _, said = job.communicate(timeout=30)
+    assert job.returncode == 130
+    assert b"stopped" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((sample / "pid").read_text()), 0)

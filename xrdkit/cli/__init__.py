@@ -4,9 +4,12 @@ Imports stand inside the functions, so that ``xrdkit --help`` is immediate.
 """
 
 import argparse
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -37,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )  # a terminal without Å or α must not stop us
     try:
         arguments = parser().parse_args(argv)
-        arguments.run(arguments)
+        with ended_like_ctrl_c():
+            arguments.run(arguments)
     except SystemExit as finished:  # argparse has said what is wrong, or printed help
         return int(finished.code or 0)
     except KeyboardInterrupt:
@@ -47,6 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"xrdkit: error: {_sentence(error)}", file=sys.stderr)
         return BAD_INPUT
     return 0
+
+
+@contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP interrupt as Ctrl-C does: no process, no half file stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = [getattr(signal, n) for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    before = {s: signal.signal(s, signal.default_int_handler) for s in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _sentence(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from xrdkit.cli.inputs import add_pattern, bar, measured, plain_errors, warn
@@ -97,11 +98,15 @@ def run_refine(args: argparse.Namespace) -> None:
     print(refinement_text(fit))
     named = ("cif", "phase", "engine", "instrument", "background", "texture")
     chosen = {word: getattr(args, word) for word in named} | {"esd": fit.esd}
-    cif, table, page = planned
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_cif(fit, cif, profile=True)
-    write_parameters(fit, table)
-    write_refinement(fit, page, name=pattern.name, stages=stages, settings=chosen)
+    folder = planned[0].parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".xrdkit") as part:  # all three or none
+        cif, table, page = drafts = [Path(part) / one.name for one in planned]
+        write_cif(fit, cif, profile=True)
+        write_parameters(fit, table)
+        write_refinement(fit, page, name=pattern.name, stages=stages, settings=chosen)
+        for draft, one in zip(drafts, planned, strict=True):
+            draft.replace(one)
     print(f"results in {', '.join(map(str, planned))}")
 
 
