@@ -15,6 +15,7 @@ from xrdkit.refine.rietveld.table import Parameters, kind_of
 
 START, LARGEST = 1e-3, 1e8  # damping
 SETTLED = 0.02  # shift / e.s.d. of every parameter at which a refinement has converged
+REST = 0.1  # fall of χ² that a step may still promise, of χ² / (N - P)
 FLAT = 1e-7  # relative fall of χ² in a cycle at which it has converged
 SINGULAR = 1e-11  # smallest eigenvalue, of the scaled normal matrix, that is inverted
 NARROW = 0.4  # least FWHM, of a step of the scan
@@ -63,7 +64,7 @@ def minimise(
                 break
             damping *= 10
             if damping > LARGEST:
-                yield _settled(state)
+                yield _settled(state) if _at_rest(frame, table, state) else state
                 return
         quiet = _shift(trial, state) < SETTLED
         flat = state.chi2 - trial.chi2 < FLAT * state.chi2
@@ -131,6 +132,16 @@ def at_limit(table: Parameters, state: State) -> Bool[np.ndarray, " free"]:
     value = state.values[state.free]
     below = (value <= low[state.free]) & (state.gradient <= 0)
     return below | ((value >= high[state.free]) & (state.gradient >= 0))
+
+
+def _at_rest(frame: Frame, table: Parameters, state: State) -> bool:
+    """Whether the best step promises nothing: g V g, the fall of χ², beside χ²/(N - P)."""
+    held = at_limit(table, state)
+    spread, _ = covariance(state, held)
+    gradient = np.where(held, 0, state.gradient)
+    fall = gradient @ spread[np.ix_(state.free, state.free)] @ gradient
+    left = max(frame.data.count - int((~held).sum()), 1)
+    return bool(fall < REST * state.chi2 / left)
 
 
 def _settled(state: State) -> State:
