@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 
 from xrdkit.dataset import Table
 from xrdkit.files import write_whole
+from xrdkit.progress import result_of
 from xrdkit.structure_types import Member, find_types, member_of, type_label
 from xrdkit.types import Progress
 
@@ -135,12 +136,7 @@ def build_steps(table: Table, *, workers: int = 1) -> Iterator[Progress]:
 
 def build(table: Table, *, workers: int = 1) -> Library:
     """The library of a structure table; see ``build_steps``."""
-    steps = build_steps(table, workers=workers)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            return finished.value
+    return result_of(build_steps(table, workers=workers))
 
 
 def _member(entry: tuple) -> Member | None:

@@ -41,6 +41,7 @@ from xrdkit.indexing.search import (
 from xrdkit.library import Library, expected_volume
 from xrdkit.peaks import find_peaks
 from xrdkit.problem import by_number, usable_cell
+from xrdkit.progress import result_of
 from xrdkit.space_group import CENTRING
 from xrdkit.types import Pattern, Problem, Progress
 
@@ -101,12 +102,9 @@ def index(
     seed: int = 0,
 ) -> list[IndexedCell]:
     """Cells that explain the lines of a prepared pattern, best first; see index_steps."""
-    steps = index_steps(pattern, volume=volume, count=count, systems=systems, seed=seed)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            return finished.value
+    return result_of(
+        index_steps(pattern, volume=volume, count=count, systems=systems, seed=seed)
+    )
 
 
 def index_steps(

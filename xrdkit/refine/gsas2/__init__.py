@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from xrdkit.progress import result_of
 from xrdkit.refine.gsas2.job import AS_IT_IS, Model, job_of, model_of, stages_of
 from xrdkit.refine.gsas2.process import GSAS2Error, Worker, installed, version
 from xrdkit.refine.gsas2.result import fit_of
@@ -40,12 +41,7 @@ Source = Any  # pymatgen Structure, path of a CIF, Fit or Candidate
 
 def refine(pattern: Pattern, structure: Source, **what: Any) -> Fit:
     """The structure refined against a measured pattern by GSAS-II; see ``refine_steps``."""
-    steps = refine_steps(pattern, structure, **what)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
+    return result_of(refine_steps(pattern, structure, **what))
 
 
 def refine_steps(

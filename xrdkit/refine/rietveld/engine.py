@@ -4,11 +4,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from xrdkit.crystal import to_structure
+from xrdkit.progress import result_of
 from xrdkit.refine.rietveld.asymmetric import SYMPREC, AsymmetricUnit, asymmetric_unit
 from xrdkit.refine.rietveld.data import (
     Data,
@@ -47,40 +48,10 @@ BROAD, LORENTZ = 1.2, 0.4  # Gaussian and Lorentzian FWHM to start from, of the 
 def refine(
     pattern: Pattern,
     structure: "Structure | str | Path | Fit | Candidate | Parameters",
-    *,
-    phases: "Sequence[Structure | str | Path | Phase]" = (),
-    instrument: Instrument | None = None,
-    background: int | None = None,
-    texture: tuple[int, int, int] | Literal["auto"] | None = "auto",
-    displacement: str = "site",
-    occupancies: bool = False,
-    restraints: Sequence[Restraint] = (),
-    exclude: Sequence[tuple[float | int, float | int]] = (),
-    symprec: float = SYMPREC,
-    esd: Esd = "gof",
-    cycles: int = 40,
+    **what: Any,
 ) -> Fit:
-    """The Fit of ``refine_steps``, run to its end."""
-    steps = refine_steps(
-        pattern,
-        structure,
-        phases=phases,
-        instrument=instrument,
-        background=background,
-        texture=texture,
-        displacement=displacement,
-        occupancies=occupancies,
-        restraints=restraints,
-        exclude=exclude,
-        symprec=symprec,
-        esd=esd,
-        cycles=cycles,
-    )
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    """The Fit of ``refine_steps``, run to its end; ``what`` is what that takes."""
+    return result_of(refine_steps(pattern, structure, **what))
 
 
 def refine_steps(

@@ -6,11 +6,13 @@ Its R_wp is the floor for any structure in this cell and space group, and it jud
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from xrdkit.background import estimate
+from xrdkit.progress import result_of
 from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit, cell_only
 from xrdkit.refine.rietveld.data import Data, observations, typical_widths
 from xrdkit.refine.rietveld.engine import (
@@ -44,32 +46,10 @@ MOST_LINES = 1500  # intensities that are refined; more are only partitioned (Le
 
 
 def pawley(
-    pattern: Pattern,
-    cell: Sequence[float | int],
-    space_group: int | str,
-    *,
-    instrument: Instrument | None = None,
-    background: int | None = None,
-    exclude: Sequence[tuple[float | int, float | int]] = (),
-    esd: Esd = "gof",
-    cycles: int = 15,
+    pattern: Pattern, cell: Sequence[float | int], space_group: int | str, **what: Any
 ) -> Fit:
     """The Fit of ``pawley_steps``, run to its end; its structure has no atoms."""
-    steps = pawley_steps(
-        pattern,
-        cell,
-        space_group,
-        instrument=instrument,
-        background=background,
-        exclude=exclude,
-        esd=esd,
-        cycles=cycles,
-    )
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    return result_of(pawley_steps(pattern, cell, space_group, **what))
 
 
 def pawley_steps(
