@@ -16,7 +16,7 @@ from xrdkit.benchmark.simulated_patterns import types_of, without_truth
 from xrdkit.cli.benchmarks import show_calibration
 from xrdkit.confidence import TERMS, WEIGHTS, features, judge, probability, reasons
 from xrdkit.crystal import from_structures
-from xrdkit.library import build
+from xrdkit.library import build, volume_spread
 from xrdkit.pattern import prepare
 from xrdkit.simulate import pattern_of
 from xrdkit.types import Fit, Instrument, Pattern, Problem, Radiation
@@ -37,6 +37,7 @@ GOOD = {
     "lines": 40.0,
     "ties": 1.0,
     "volume": 0.0,
+    "spread": 0.06,
     "shortest": 1.0,
     "texture": 0.0,
     "prior": 1.0,
@@ -143,6 +144,7 @@ def test_volume_is_held_against_the_library_and_distances_against_radii():
         for s in (STRUCTURES["TiO2"], swollen)
     )
     assert large["volume"] - usual["volume"] == pytest.approx(np.log(1.5), abs=1e-6)
+    assert usual["spread"] == volume_spread({22: 1, 8: 2})
     assert large["shortest"] / usual["shortest"] == pytest.approx(1.5 ** (1 / 3))
     assert usual["shortest"] == pytest.approx(1.95 / (1.60 + 0.66), abs=0.03)  # Ti–O
     one = Structure(Lattice.cubic(3.0), ["Cu"], [[0, 0, 0]])

@@ -10,13 +10,15 @@ from candidates import candidate_of
 from pymatgen.core import Lattice, Structure
 from textbook import STRUCTURES, another_pose, with_elements
 
+from xrdkit.crystal import conventional, to_structure
 from xrdkit.pattern import prepare
 from xrdkit.rank import equivalent
 from xrdkit.refine.batch import refine_steps
-from xrdkit.refine.determined import determined, pivots
+from xrdkit.refine.determined import determined, orbits_of, pivots
+from xrdkit.report.setting import reference_setting
 from xrdkit.simulate import pattern_of, realistic
 from xrdkit.solve import run
-from xrdkit.types import Fit, Instrument, Pattern, Radiation
+from xrdkit.types import Fit, Instrument, Pattern, Phase, Radiation
 
 CU = Radiation((1.540593,))
 IN_LEAD = Structure.from_spacegroup(  # lithium in the octahedra of heavy atoms
@@ -82,7 +84,7 @@ def test_oxygen_of_rutile_is_determined_and_titanium_fixed_by_symmetry():
 
 def test_lithium_among_lead_and_bismuth_is_not_determined():
     yes, no = said(IN_LEAD)
-    assert no == {"Li1 (1b): presence", "order of Bi and Pb on 1a / 3c"}
+    assert no == {"Li1 (1b): presence", "order of Pb and Bi on 3c / 1a"}
     assert yes >= {f"Pb1 (3c): presence {FIXED}", f"Bi1 (1a): presence {FIXED}"}
 
 
@@ -160,3 +162,19 @@ def test_pattern_that_is_not_prepared_is_refused(salt):
     pattern = replace(salt[0], prepared=False)
     with pytest.raises(ValueError, match=r"as measured.*give solution\.problem\.pattern"):
         determined(pattern, [])
+
+
+@pytest.mark.parametrize("name", sorted(STRUCTURES))
+@pytest.mark.parametrize("pose", [0, 3])
+def test_sites_are_numbered_as_in_the_report(name, pose):
+    structure = another_pose(STRUCTURES[name], np.random.default_rng(pose))
+    candidate = candidate_of(structure)
+    standard = conventional(to_structure(candidate.crystal))[0]
+    phase = Phase(candidate.crystal, candidate.symmetry)
+    flat = np.zeros(2)
+    fit = Fit(standard, (phase,), "made up", 0.1, 0.0, flat, flat, flat, flat, CU)
+    shown = [
+        f"{site.label} ({site.multiplicity}{site.wyckoff})"
+        for site in reference_setting(standard).sites
+    ]
+    assert sorted(orbit.label for orbit in orbits_of(fit)) == sorted(shown)

@@ -11,7 +11,7 @@ weights w_k ≤ 0, so that p falls with each of them:
     crowded     2 ln(1 + parameters / lines)
     deviation   |ln of the factor that the pattern wants on an element's electrons|, in
                 standard deviations, at least COMMON
-    volume      6 |ln(volume / expected volume)|
+    volume      |ln(volume / expected volume)| in spreads of such compounds, beyond USUAL
     close       6 (1 - shortest distance / sum of radii), at least 0
     texture     1 where a preferred orientation had to be assumed
     prior       -(log prior) / 2 of rare types and of elements unusual there, at least 0
@@ -32,7 +32,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xrdkit.crystal import covalent_radii
-from xrdkit.library import expected_volume
+from xrdkit.library import expected_volume, volume_spread
 from xrdkit.peaks import find_peaks, noise
 from xrdkit.simulate import simulate
 from xrdkit.types import Crystals, Fit, Instrument, Pattern, Peaks, Problem, Verdict
@@ -45,6 +45,7 @@ SIGNIFICANT = 3.0  # standard deviations of the noise that are no misfit
 MATCHED = 0.5  # of a line's height that the calculated profile must reach
 OFF, INDEPENDENT = 0.5, 120  # prior width of ln scattering power; independent points
 COMMON = 0.05  # error of ln scattering power that any real pattern has
+USUAL = 1.5  # spreads of volume that any compound may be off
 AHEAD = 40.0  # a larger lead says no more
 
 OUT_OF_RANGE = "no line of the first structure lies in the measured range"
@@ -69,7 +70,7 @@ TERMS: dict[str, Callable[[Mapping[str, float]], float]] = {
     "rival": lambda f: 3 * float(np.exp(-f["lead"] / 10)),
     "crowded": lambda f: 2 * float(np.log1p(f["parameters"] / max(f["lines"], 1.0))),
     "deviation": lambda f: f["deviation"],
-    "volume": lambda f: 6 * abs(f["volume"]),
+    "volume": lambda f: max(0.0, abs(f["volume"]) / f["spread"] - USUAL),
     "close": lambda f: 6 * max(0.0, 1 - f["shortest"]),
     "texture": lambda f: f["texture"],
     "prior": lambda f: max(0.0, -f["prior"]) / 2,
@@ -88,8 +89,9 @@ def features(
     of parameters, lines and tied structures; prior, the log prior; electrons, the largest
     ln of a factor that the pattern would put on an element's scattering power, and
     deviation, the largest of these in standard deviations; volume, ln of it over the
-    expected one; shortest distance over the sum of covalent radii; texture 0 or 1; shift of
-    the lines in line widths; u_iso (Å²); range, the largest q (1/Å).
+    expected one, and spread, what two thirds of such compounds differ by; shortest distance
+    over the sum of covalent radii; texture 0 or 1; shift of the lines in line widths; u_iso
+    (Å²); range, the largest q (1/Å).
     """
     if not fits:
         raise ValueError("there are no fits to take features of; judge says so to the user")
@@ -112,6 +114,7 @@ def features(
         "electrons": max(abs(ln) for ln, _ in factors),
         "deviation": max(abs(ln) / float(np.hypot(sd, COMMON)) for ln, sd in factors),
         "volume": swelling(best, problem),
+        "spread": volume_spread({e.Z: n for e, n in best.structure.composition.items()}),
         "shortest": shortest(best),
         "texture": float(best.phases[0].texture is not None),
         "shift": shift(best) / max(best.instrument.w, 1e-6) ** 0.5,

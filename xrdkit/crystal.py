@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from xrdkit.space_group import CENTRING, operations, quiet_spglib
+from xrdkit.space_group import CENTRING, operations, quiet_spglib, reference_hall
 from xrdkit.types import Crystals, Symmetry
 
 if TYPE_CHECKING:
@@ -145,6 +145,25 @@ def symmetry_dataset(cell: tuple, symprec: float, hall: int = 0) -> "SpglibDatas
             return spglib.get_symmetry_dataset(cell, symprec=symprec, hall_number=hall)
         except spglib.SpglibError:
             return None
+
+
+def reference_dataset(cell: tuple, symprec: float = 0.1) -> "SpglibDataset | None":
+    """spglib's symmetry of (lattice, positions, numbers) in the reference setting.
+
+    Where the tolerance is too wide for a consistent answer, narrower ones are tried.
+    """
+    for tolerance in (symprec, symprec / 5, symprec / 100):
+        found = symmetry_dataset(cell, tolerance)
+        if found is not None and found.hall_number != reference_hall(found.number):
+            found = symmetry_dataset(cell, tolerance, reference_hall(found.number))
+        if found is not None and _consistent(found):
+            return found
+    return None
+
+
+def _consistent(found: "SpglibDataset") -> bool:
+    """Whether the given and the standard cell reduce to as many atoms."""
+    return bool(found.mapping_to_primitive.max() == found.std_mapping_to_primitive.max())
 
 
 def standard_cell(
@@ -333,11 +352,8 @@ def conventional(
     """
     from pymatgen.core import Structure
 
-    kinds = list(dict.fromkeys(site.species for site in structure))
-    labels = [kinds.index(site.species) for site in structure]
-    found = symmetry_dataset(
-        (structure.lattice.matrix, structure.frac_coords, labels), symprec
-    )
+    cell, kinds = spglib_cell(structure)
+    found = symmetry_dataset(cell, symprec)
     if found is None:
         return structure, 1, "P1", ""
     standard = Structure(
@@ -348,12 +364,19 @@ def conventional(
     ratio = len(found.std_types) / len(structure)
     sites: dict[tuple, int] = {}
     for orbit, letter, label in zip(
-        found.crystallographic_orbits, found.wyckoffs, labels, strict=True
+        found.crystallographic_orbits, found.wyckoffs, cell[2], strict=True
     ):
         key = (orbit, letter, species_text(kinds[label]))
         sites[key] = sites.get(key, 0) + 1
     text = ", ".join(f"{e} {round(n * ratio)}{w}" for (_, w, e), n in sites.items())
     return standard, int(found.number), found.international, text
+
+
+def spglib_cell(structure: "Structure") -> "tuple[tuple, list[Composition]]":
+    """Lattice, positions and kinds of a structure for spglib; and what each kind is."""
+    kinds = list(dict.fromkeys(site.species for site in structure))
+    labels = [kinds.index(site.species) for site in structure]
+    return (structure.lattice.matrix, structure.frac_coords, labels), kinds
 
 
 def species_text(species: "Composition") -> str:

@@ -27,6 +27,8 @@ from xrdkit.structure_types import Member, find_types, member_of, type_label
 from xrdkit.types import Progress
 
 FORMAT = 1
+# by class: how far (ln) two thirds of compounds are off what their type and elements give
+SPREADS = (0.06, 0.055, 0.035)
 STRANGE = 0.1  # share of elements that even a member without common ones counts as having
 
 
@@ -223,35 +225,52 @@ def expected_volume(library: Library, formula: Mapping[int, float | int]) -> flo
     return float(counts[0] @ volumes / counts.sum())
 
 
+def volume_spread(formula: Mapping[int, float | int]) -> float:
+    """How far (ln) the volume of a compound may well be off what its type lets expect."""
+    counts = np.zeros((1, 104))
+    for z, n in formula.items():
+        counts[0, z] = n
+    return SPREADS[int(volume_class(counts)[0])]
+
+
 def type_swelling(library: Library, kind: int, formula: Mapping[int, float | int]) -> float:
     """ln of how much larger a type's compounds are than their elements let expect.
 
     A mean over its members in use, where those count most that share elements with the
-    formula, pulled towards none as by one member more. Averaged prototypes say nothing.
+    formula, pulled towards none as by one member more; or that of the compound itself where
+    it is a member. An averaged prototype holds the mean of its members in its volume.
     """
     rows = library.rows[library.kind[library.rows] == kind]
-    if "swelling" not in library.cache:
-        library.cache["swelling"] = _swellings(library)
-    swelling, elements = library.cache["swelling"]
-    wanted = np.zeros(elements.shape[1], bool)
-    wanted[[z - 1 for z, n in formula.items() if n > 0]] = True
-    rows = rows[elements[rows].any(1)]
     if not len(rows):
         return 0.0
+    if "swelling" not in library.cache:
+        library.cache["swelling"] = swellings(library)
+    swelling, elements = library.cache["swelling"]
+    own = np.intersect1d(rows, library.formula_of[library.formula == formula_hash(formula)])
+    if len(own) and not library.info["averaged"]:
+        return float(swelling[own].mean())
+    wanted = np.zeros(elements.shape[1], bool)
+    wanted[[z - 1 for z, n in formula.items() if n > 0]] = True
     shared = (elements[rows] & wanted).sum(1) / (elements[rows] | wanted).sum(1)
     weight = (STRANGE + shared) ** 2
     members = weight.sum() ** 2 / (weight**2).sum()
+    if library.info["averaged"]:
+        members = library.type_size[kind]
     mean = float(weight @ swelling[rows] / weight.sum())
     return mean * float(members / (members + 1))
 
 
-def _swellings(
+def swellings(
     library: Library,
 ) -> tuple[Float[np.ndarray, " members"], Bool[np.ndarray, "members elements"]]:
-    """ln(volume / expected) of every member, and which elements are in it."""
+    """ln(volume / expected) of every member, and which elements are in it.
+
+    Averaged prototypes have no elements; their cells have the ratio itself as Å³ an atom.
+    """
     counts = _element_counts(library)
     volume = np.abs(np.linalg.det(library.lattice.astype(float)))
     expected = (counts * library.volumes[volume_class(counts)]).sum(1)
+    expected = np.where(counts[:, 1:].any(1), expected, library.counts)
     return np.log(volume / np.maximum(expected, 1e-9)), counts[:, 1:] > 0
 
 

@@ -1,7 +1,8 @@
 """The prototype library that ships: structure types averaged over their members.
 
 Elements are removed; every coordinate and axial ratio is a mean over at least two members,
-symmetrised, so that no single entry is copied. Made by ``xrdkit library prototypes``.
+symmetrised, so that no single entry is copied. The volume, in Å³ an atom, is that of the
+members over what their elements let expect. Made by ``xrdkit library prototypes``.
 """
 
 import warnings
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xrdkit.crystal import coordinate_basis, kept_strain
-from xrdkit.library import FORMAT, Library
+from xrdkit.library import FORMAT, Library, swellings
 from xrdkit.space_group import operations
 from xrdkit.types import Progress
 
@@ -131,9 +132,14 @@ def _assemble(library: Library, means: list[tuple]) -> Library:
     members = [g for g, *_ in means]
     owner = np.repeat(np.arange(len(means)), [len(g) for g in members])
     kinds = library.kind[firsts]
+    swelling = swellings(library)[0]
+    lattice = [
+        _unit(mean, n) * np.exp(swelling[group].mean() / 3)
+        for n, (group, mean, _) in zip(counts.tolist(), means, strict=True)
+    ]
     return replace(
         library,
-        lattice=np.array([lattice for _, lattice, _ in means], np.float32),
+        lattice=np.array(lattice, np.float32),
         space_group=library.space_group[firsts],
         kind=np.arange(len(means), dtype=np.int32),
         start=np.concatenate([[0], counts.cumsum()]),

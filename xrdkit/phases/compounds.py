@@ -17,7 +17,13 @@ from xrdkit.crystal import (
     read_cif,
     standard_cell,
 )
-from xrdkit.library import Library, expected_volume, formula_hash, mendeleev_numbers
+from xrdkit.library import (
+    Library,
+    expected_volume,
+    formula_hash,
+    mendeleev_numbers,
+    type_swelling,
+)
 from xrdkit.problem import MAX_ATOMS
 from xrdkit.space_group import (
     CENTRING,
@@ -160,8 +166,8 @@ def rows_of(library: Library, formula: str) -> Int[np.ndarray, " rows"]:
 def compound(library: Library, row: int, contents: dict[int, int], name: str) -> Candidate:
     """A library row as crystal of these elements, the nearest filling of its slots.
 
-    A member keeps its own cell where the elements are its own; else the volume is the
-    expected one.
+    A member keeps its own cell where the elements are its own; else the volume is what
+    the type and the elements let expect.
     """
     atoms, number = library.atoms(row), int(library.space_group[row])
     slot = library.slot[atoms]
@@ -169,7 +175,8 @@ def compound(library: Library, row: int, contents: dict[int, int], name: str) ->
     numbers = np.array(filling)[slot]
     lattice = library.lattice[row].astype(float)
     if tuple(library.elements[row][: len(filling)]) != filling:
-        volume = expected_volume(library, contents) * len(slot)
+        swelling = type_swelling(library, int(library.kind[row]), contents)
+        volume = expected_volume(library, contents) * len(slot) * np.exp(swelling)
         lattice *= (volume / abs(np.linalg.det(lattice))) ** (1 / 3)
     crystal = one_crystal(lattice, library.frac[atoms].astype(float), numbers)
     return Candidate(crystal, rigid_symmetry(number, crystal), type_name(name, number))

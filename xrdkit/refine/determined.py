@@ -15,7 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xrdkit.crystal import orbits, symmetry_dataset, to_structure
+from xrdkit.crystal import (
+    orbits,
+    reference_dataset,
+    spglib_cell,
+    symmetry_dataset,
+    to_structure,
+)
+from xrdkit.library import mendeleev_numbers
 from xrdkit.metrics import normalised_rmse
 from xrdkit.peaks import typical_fwhm
 from xrdkit.rank import FLOOR, OBSERVATIONS, SYSTEMATIC, TOLD, log_evidence
@@ -103,31 +110,53 @@ def orbits_of(fit: Fit) -> list[Orbit]:
     from pymatgen.core import Element
 
     crystal, symmetry = fit.phases[0].crystal, fit.phases[0].symmetry
-    lattice, frac = (t.double().numpy() for t in (crystal.lattice[0], crystal.frac))
-    numbers = crystal.numbers.numpy()
+    frac, numbers = crystal.frac.double().numpy(), crystal.numbers.numpy()
     operations = symmetry.rotations.numpy(), symmetry.translations.double().numpy()
     member = orbits(*operations, frac, numbers)
-    found = symmetry_dataset((lattice, frac, numbers), 0.1)
-    if found is None:
-        setting, letters, times = lattice, [""] * len(frac), 1.0
-    else:
-        setting = found.std_lattice
-        letters, times = found.wyckoffs, len(found.std_types) / len(frac)
-    turn = np.eye(3) if found is None else found.transformation_matrix
-    turn = np.linalg.norm(setting, axis=1)[:, None] * turn
+    sites, order, turn = named_sites(fit)
     free = symmetry.coordinate_basis.double().numpy().reshape(len(frac), 3, -1)
     seen: dict[str, int] = {}
     listed = []
-    for first in sorted(np.unique(member), key=lambda i: Element.from_Z(int(numbers[i]))):
+    for first in sorted(np.unique(member), key=order.__getitem__):
         atoms = np.flatnonzero(member == first)
         symbol = Element.from_Z(int(numbers[first])).symbol
         seen[symbol] = seen.get(symbol, 0) + 1
-        site = f"{round(len(atoms) * times)}{letters[first]}"
         chosen = pivots(turn @ free[first])
         axes = "".join("xyz"[i] for i in chosen)
-        label = f"{symbol}{seen[symbol]} ({site})"
-        listed.append(Orbit(atoms, symbol, site, label, axes, turn[list(chosen)]))
+        label = f"{symbol}{seen[symbol]} ({sites[first]})"
+        listed.append(Orbit(atoms, symbol, sites[first], label, axes, turn[list(chosen)]))
     return listed
+
+
+def named_sites(fit: Fit) -> tuple[list[str], list[tuple], Float[np.ndarray, "3 3"]]:
+    """Of every atom of the first phase the site ("4f") and the place in the list of sites.
+
+    Sites are listed by Mendeleev number, then Wyckoff letter, as in reports and CIFs. The
+    matrix turns fractional shifts into shifts along the axes of that setting, in Å.
+    """
+    crystal, shown = fit.phases[0].crystal, fit.structure
+    frac, numbers = crystal.frac.double().numpy(), crystal.numbers.numpy()
+    first = symmetry_dataset(spglib_cell(to_structure(crystal))[0], 0.1)
+    then = reference_dataset(spglib_cell(shown)[0])
+    if first is None or then is None:
+        axes = crystal.lattice[0].double().norm(dim=1).diag().numpy()
+        return [""] * len(frac), [(i,) for i in range(len(frac))], axes
+    standard = frac @ first.transformation_matrix.T + first.origin_shift
+    off = standard[:, None] - shown.frac_coords
+    off = (off - np.rint(off)) @ shown.lattice.matrix
+    row = np.linalg.norm(off, axis=-1).argmin(1)
+    owner = then.crystallographic_orbits[row]
+    atoms = np.bincount(then.crystallographic_orbits)[owner]
+    atoms = atoms * len(then.std_types) // len(shown)
+    letters = [then.wyckoffs[i] for i in row]
+    nature = mendeleev_numbers()[numbers]
+    least = [nature[owner == own].min() for own in owner]
+    turn = then.transformation_matrix @ first.transformation_matrix
+    return (
+        [f"{n}{letter}" for n, letter in zip(atoms, letters, strict=True)],
+        list(zip(least, letters, owner.tolist(), strict=True)),
+        np.linalg.norm(then.std_lattice, axis=1)[:, None] * turn,
+    )
 
 
 def pivots(directions: Float[np.ndarray, "3 shifts"]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from xrdkit.crystal import U_ISO, symmetry_dataset, to_structure
+from xrdkit.crystal import U_ISO, reference_dataset, symmetry_dataset, to_structure
 from xrdkit.refine.rietveld import Parameters
 from xrdkit.refine.rietveld.answer import atoms_of, lattice_of, site_values, structure_of
 from xrdkit.refine.rietveld.geometry import with_esd
@@ -29,9 +29,7 @@ from xrdkit.types import Fit
 if TYPE_CHECKING:
     import gemmi
     from pymatgen.core import Composition, Structure
-    from spglib import SpglibDataset
 
-SYMPREC = 0.1  # Å, as in ranking
 EXACT = 1e-3  # Å; refined sites are on their special positions
 Matrices = tuple[Int[np.ndarray, "operations 3 3"], Float[np.ndarray, "operations 3"]]
 Species = tuple[tuple[str, float], ...]  # element symbols and occupancies of one place
@@ -227,7 +225,7 @@ def _standardised(structure: "Structure") -> "tuple[Structure, int, list[_Orbit]
     present = [_species(site.species) for site in structure]
     kinds = sorted(set(present))
     types = [kinds.index(species) for species in present]
-    found = _dataset((structure.lattice.matrix, structure.frac_coords, types))
+    found = reference_dataset((structure.lattice.matrix, structure.frac_coords, types))
     if found is None:
         places = np.mod(structure.frac_coords, 1)
         orbits = [_Orbit(s, "a", p[None]) for s, p in zip(present, places, strict=True)]
@@ -257,25 +255,6 @@ def _species(composition: "Composition") -> Species:
     for kind, amount in composition.items():
         found[kind.symbol] = found.get(kind.symbol, 0) + float(amount)
     return tuple(sorted((e, round(n, 4)) for e, n in found.items()))
-
-
-def _dataset(cell: tuple) -> "SpglibDataset | None":
-    """spglib's symmetry of (lattice, positions, types) in the reference setting.
-
-    Where the tolerance is too wide for a consistent answer, narrower ones are tried.
-    """
-    for tolerance in (SYMPREC, SYMPREC / 5, SYMPREC / 100):
-        found = symmetry_dataset(cell, tolerance)
-        if found is not None and found.hall_number != reference_hall(found.number):
-            found = symmetry_dataset(cell, tolerance, reference_hall(found.number))
-        if found is not None and _consistent(found):
-            return found
-    return None
-
-
-def _consistent(found: "SpglibDataset") -> bool:
-    """Whether the given and the standard cell reduce to as many atoms."""
-    return bool(found.mapping_to_primitive.max() == found.std_mapping_to_primitive.max())
 
 
 def _sites(orbits: list[_Orbit], group: Matrices, u_iso: dict[str, float]) -> list[Site]:
