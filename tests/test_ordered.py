@@ -365,9 +365,11 @@ def test_counts_a_little_over_whole_sites_give_full_sites():
     frac = np.array([[0.5] * 3, [0] * 3, [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5]])
     slot = np.array([0, 1, 2, 2, 2])
     perovskite = ordered.Parent(
-        0, filling, contents, (), 3.9 * np.eye(3), frac, slot, 221, "perovskite", 0.0
+        0, filling, contents, (), 3.9 * np.eye(3), frac, slot, 221, "perovskite", 0.0, 0.1
     )
-    crystal = ordered.mixed(perovskite).crystal
+    candidate = ordered.mixed(perovskite)
+    crystal = candidate.crystal
+    assert candidate.swelling == 0.1
     assert float(crystal.occupancy[:2].sum()) == pytest.approx(1)
     assert len(to_structure(crystal)) == 5
 

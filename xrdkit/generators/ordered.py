@@ -31,7 +31,7 @@ from xrdkit.generators.templates import (
     search_of,
     varied,
 )
-from xrdkit.library import Library, expected_volume
+from xrdkit.library import Library, expected_volume, type_swelling
 from xrdkit.peaks import typical_fwhm
 from xrdkit.phases import without_phases
 from xrdkit.problem import by_number, whole
@@ -61,7 +61,8 @@ class Parent:
     """A library member of some type (kind) whose slots hold groups of elements.
 
     ``contents`` are the sites of each element in its primitive cell (0: vacancies),
-    ``indices`` the supercells in which they are whole numbers.
+    ``indices`` the supercells in which they are whole numbers; ``swelling`` is the type's,
+    where no site is vacant.
     """
 
     kind: int
@@ -74,6 +75,7 @@ class Parent:
     space_group: int
     label: str
     prior: float
+    swelling: float
 
 
 def parents(problem: Problem) -> list[Parent]:
@@ -181,6 +183,7 @@ def parent_of(
         int(library.space_group[row]),
         library.type_label[kind],
         log_prior(library, row, filling),
+        0.0 if 0 in contents else type_swelling(library, kind, contents),
     )
 
 
@@ -203,6 +206,7 @@ def mixed(parent: Parent) -> Candidate:
         symmetry_of(parent.space_group, parent.lattice, frac, numbers),
         f"{parent.label} parent, disordered",
         parent.prior,
+        swelling=parent.swelling,
     )
 
 
@@ -312,6 +316,7 @@ def ordered_candidates(problem: Problem, one: Ordering) -> list[Candidate]:
             symmetry_of(cell.space_group, lattice, cell.frac, cell.numbers),
             f"{one.parent.label} parent, ordered{times}",
             one.parent.prior - ORDERED,
+            swelling=one.parent.swelling,
         )
         for lattice in onto_cells(problem, cell.lattice, cell.space_group)
     ]
