@@ -26,6 +26,7 @@ from xrdkit.refine.rietveld.geometry import (
 from xrdkit.refine.rietveld.least_squares import covariance, minimise, narrowest, state_of
 from xrdkit.refine.rietveld.metric import inverse_d_squared, volume, volume_derivatives
 from xrdkit.refine.rietveld.model import capillary, evaluate
+from xrdkit.refine.rietveld.restraints import pulls
 from xrdkit.refine.rietveld.results import berar_lelann
 from xrdkit.refine.rietveld.shape import axial_nodes
 from xrdkit.refine.rietveld.stages import Stage, exchanging, freed
@@ -491,6 +492,40 @@ def test_restraints_hold_a_distance():
         refine(pattern, quartz(), restraints=[Restraint(("Si", "Pb"), 1.7, 0.01)])
     with pytest.raises(ValueError, match="two \\(distance\\)"):
         Restraint(("Si",), 1.6, 0.1)
+
+
+def counted_pulls(structure, *atoms, target):
+    """How many observations a restraint is."""
+    table, _ = model(structure)
+    return len(pulls(table, table.vector(), (Restraint(atoms, target, 0.01),))[0])
+
+
+@pytest.mark.parametrize("make", [rutile, quartz])
+@pytest.mark.parametrize(("one", "other"), [("metal", "O"), ("O", "O")])
+def test_a_restraint_counts_every_bond_that_symmetry_does_not_repeat(make, one, other):
+    structure = make()
+    metal = structure[0].specie.symbol
+    one = metal if one == "metal" else one
+    number = structure.get_space_group_info()[1]
+    found = structure.get_symmetric_neighbor_list(1.3 * 2.2, number, unique=True)
+    centres, points, _, distances, kinds, _ = found
+    bonds = {
+        int(kind)
+        for i, j, d, kind in zip(centres, points, distances, kinds, strict=True)
+        if sorted((structure[i].specie.symbol, structure[j].specie.symbol))
+        == sorted((one, other)) and d < 1.3 * 2.2
+    }  # fmt: skip
+    assert counted_pulls(structure, one, other, target=2.2) == len(bonds)
+
+
+def test_bonds_of_one_length_are_two_observations_unless_symmetry_makes_them_one():
+    far = [[0.17, 0, 0], [0, 0.17, 0]]
+    bent = Structure(Lattice.cubic(10), ["S", "O", "O"], [[0, 0, 0], *far])
+    assert len(asymmetric_unit(bent).sites) == 2  # a mirror makes one O of the other
+    assert counted_pulls(bent, "S", "O", target=1.7) == 1
+    bent.append("Cl", [0.2, 0.45, 0.37])  # nothing is left of it
+    assert counted_pulls(bent, "S", "O", target=1.7) == 2
+    assert counted_pulls(bent, "O", "S", "O", target=90) == 1
 
 
 def test_bond_valence_sums_are_the_valences(example):

@@ -16,6 +16,7 @@ from xrdkit.types import Fit
 Values = Float[np.ndarray, " rows"]
 NOTHING, ANYTHING = 1e-9, 1e3  # e.s.d.s below and above these shares of a value are none
 BONDED = 1.25  # of the sum of covalent radii: longest distance that counts as a bond
+SAME = 1e-3  # fractional; vectors that differ by less are one
 VALENCE_REACH = 3.5  # Å; neighbours beyond add nothing to a bond-valence sum
 ANIONS = {
     "O": -2,
@@ -163,6 +164,44 @@ def _vector(
     rows[:, j] += contact.rotation
     rows[:, i] -= np.eye(3)
     return vector, rows
+
+
+def distinct(
+    table: Parameters, values: Values, phase: int, found: list[tuple[Contact, ...]]
+) -> list[tuple[Contact, ...]]:
+    """Contacts, or pairs of contacts of one site, that symmetry does not make equal.
+
+    Of each set of equivalent ones the first is kept; i–j and j–i are one.
+    """
+    unit = table.units[phase]
+    rotations = [_stabiliser(unit, site.frac) for site in unit.sites]
+    kept: list[tuple[Contact, ...]] = []
+    known: dict[tuple, list[np.ndarray]] = {}
+    for contacts_of_one in found:
+        vectors = [_vector(table, values, phase, c)[0] for c in contacts_of_one]
+        i, ends = contacts_of_one[0].i, [c.j for c in contacts_of_one]
+        seen = [(i, ends[::k], vectors[::k]) for k in (1, -1)]
+        if len(ends) == 1:  # from its other end
+            back = np.linalg.solve(contacts_of_one[0].rotation, -vectors[0])
+            seen[1] = (ends[0], [i], [back])
+        if any(
+            (np.abs(old - np.array(vectors) @ rotation.T) < SAME).all()
+            for centre, ends, vectors in seen
+            for old in known.get((centre, *ends), ())
+            for rotation in rotations[centre]
+        ):
+            continue
+        kept.append(contacts_of_one)
+        known.setdefault((i, *ends), []).append(np.array(vectors))
+    return kept
+
+
+def _stabiliser(
+    unit: AsymmetricUnit, frac: Float[np.ndarray, "3"]
+) -> Int[np.ndarray, "operations 3 3"]:
+    """Rotations of the operations that leave a place where it is."""
+    apart = unit.rotations @ frac + unit.translations - frac
+    return unit.rotations[(np.abs(apart - np.rint(apart)) < SAME).all(1)]
 
 
 def bonds(
