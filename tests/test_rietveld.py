@@ -314,8 +314,15 @@ def test_one_site_holds_the_origin_of_polar_groups(number):
     assert len(free) == total - len(unit.polar)
 
 
-def test_a_cif_keeps_its_own_space_group_in_another_setting(tmp_path):
-    path = tmp_path / "other.cif"
+def anatase():
+    return Structure.from_spacegroup(
+        "I4_1/amd", Lattice.tetragonal(3.7845, 9.5143), ["Ti", "O"],
+        [[0, 0, 0], [0, 0, 0.208]],
+    )  # fmt: skip
+
+
+def write_p21n(path):
+    """A CIF in P2_1/n, which is refined in P2_1/c."""
     path.write_text(
         "data_x\n_cell_length_a 5.0\n_cell_length_b 6.0\n_cell_length_c 7.0\n"
         "_cell_angle_alpha 90\n_cell_angle_beta 100\n_cell_angle_gamma 90\n"
@@ -323,6 +330,29 @@ def test_a_cif_keeps_its_own_space_group_in_another_setting(tmp_path):
         "_atom_site_type_symbol\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n"
         "Ca1 Ca 0.1 0.2 0.3\nO1 O 0.35 0.45 0.05\n"
     )
+    return path
+
+
+@pytest.mark.parametrize("hkl", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (2, -1, 3)])
+@pytest.mark.parametrize("kind", ["primitive", "P2_1/n", "standard"])
+def test_a_texture_axis_is_that_of_the_structure_as_given(tmp_path, kind, hkl):
+    given, source = (anatase(),) * 2
+    if kind == "primitive":
+        given = source = anatase().get_primitive_structure()
+    elif kind == "P2_1/n":
+        source = write_p21n(tmp_path / "n.cif")
+        given = read_cif(str(source))
+    unit = asymmetric_unit(source)
+    axis = unit.direction(hkl)
+    spacings = given.lattice.d_hkl(hkl), Lattice.from_parameters(*unit.cell).d_hkl(axis)
+    times = max(spacings) / min(spacings)
+    assert times == pytest.approx(round(times), abs=1e-3)  # orders of one reflection
+    if kind == "standard":
+        assert sorted(map(abs, axis)) == sorted(map(abs, hkl))
+
+
+def test_a_cif_keeps_its_own_space_group_in_another_setting(tmp_path):
+    path = write_p21n(tmp_path / "other.cif")
     unit = asymmetric_unit(path)
     assert (unit.space_group, unit.symbol) == (14, "P2_1/c")
     lines = XRDCalculator(CU.main).get_pattern(

@@ -47,7 +47,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         "--texture",
         type=axis,
         metavar="H,K,L",
-        help="March–Dollase axis in the reference setting, or none (default: found)",
+        help="March–Dollase axis in the setting of the CIF, or none (default: found)",
     )
     sub.add_argument("--occupancies", action="store_true", help="refine them too")
     sub.add_argument(

@@ -1,7 +1,8 @@
 """What is refined of a structure: its cell and asymmetric unit in the reference setting."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ SAME_PLACE = 0.05  # Å; species closer than that share a site
 APART = 0.4  # Å; full atoms closer than that overlap
 OVERFULL = 1.005  # occupancies of a site may sum to
 LARGEST = 2000  # atom sites of a CIF
+LONGEST = 48  # times a direction, to make its indices whole
 Matrix = Float[np.ndarray, "3 3"]
 
 
@@ -55,6 +57,7 @@ class AsymmetricUnit:
     """Cell (Å, °), operations with centring, and sites; without sites only a cell.
 
     Labels are the element's symbol and a running number, in the order of the sites.
+    Coordinates are ``basis`` times those of the source, plus a shift.
     """
 
     name: str
@@ -64,6 +67,20 @@ class AsymmetricUnit:
     rotations: Int[np.ndarray, "operations 3 3"]
     translations: Float[np.ndarray, "operations 3"]
     sites: tuple[Site, ...]
+    basis: Matrix = field(default_factory=lambda: np.eye(3))
+
+    def direction(self, hkl: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Least whole indices of the normal of planes hkl that the source's cell has."""
+        turned = np.array(hkl) @ np.linalg.inv(self.basis)
+        for times in range(1, LONGEST + 1):
+            whole = np.rint(times * turned).astype(int)
+            if np.abs(times * turned - whole).max() < 1e-3:
+                common = gcd(*whole.tolist())
+                return tuple((whole // common).tolist())
+        raise ValueError(
+            f"the direction {hkl} has no small indices in the reference setting, "
+            f"{self.symbol}; give the structure in that one"
+        )
 
     @property
     def polar(self) -> Float[np.ndarray, "directions 3"]:
@@ -125,18 +142,19 @@ def _of_structure(structure: "Structure", symprec: float) -> AsymmetricUnit:
     name = structure.composition.reduced_formula
     if found is None:
         frac, lattice, number = structure.frac_coords, structure.lattice.matrix, 1
-        rows = np.arange(len(structure))
+        rows, basis = np.arange(len(structure)), np.eye(3)
     else:
         frac, lattice, number = found.std_positions, found.std_lattice, found.number
         first = np.unique(found.mapping_to_primitive, return_index=True)[1]
         rows = first[found.std_mapping_to_primitive]
+        basis = np.array(found.transformation_matrix)
     u = [structure[i].properties.get("u_iso") or U_ISO for i in rows]
     atoms = [
         (place, element, share, own)
         for i, place, own in zip(rows, frac, u, strict=True)
         for element, share in present[i]
     ]
-    return _unit(name, int(number), np.array(lattice), atoms)
+    return replace(_unit(name, int(number), np.array(lattice), atoms), basis=basis)
 
 
 def _species(composition: "Composition") -> tuple[tuple[str, float], ...]:
@@ -189,7 +207,7 @@ def _of_cif(path: str, symprec: float) -> AsymmetricUnit:
                 f"atom {site.label} of {Path(path).name} has no coordinates or occupancy; "
                 "give numbers or leave it out"
             )
-    return _unit(Path(path).stem, group.number, lattice, atoms)
+    return replace(_unit(Path(path).stem, group.number, lattice, atoms), basis=matrix)
 
 
 def _group(small: "gemmi.SmallStructure") -> "gemmi.SpaceGroup | None":
