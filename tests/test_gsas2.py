@@ -17,7 +17,7 @@ import pytest
 
 from xrdkit.formats import read_instrument
 from xrdkit.pattern import prepare
-from xrdkit.refine import gsas2
+from xrdkit.refine import gsas2, rietveld
 from xrdkit.refine.gsas2.covariance import metric_basis
 from xrdkit.refine.gsas2.instrument import VARIANCE, gsas2_instrument
 from xrdkit.refine.gsas2.job import gaps, gsas2_symbol, job_of, stages_of
@@ -454,6 +454,15 @@ def test_gsas2_refines_what_was_simulated(engine, tmp_path):
     assert fit.r_values["gof"] < 1.15
     assert abs(fit.values["a"] - 3.25) < 4 * fit.uncertainties["a"]
     assert project.stat().st_size > 10_000
+
+
+def test_r_factors_of_both_engines_are_the_same(engine):
+    pattern = MAKE.pattern(stored("hexagonal")[1]["counts"])
+    start = MAKE.structure("hexagonal")
+    theirs = gsas2.refine(pattern, start, instrument=MAKE.INSTRUMENT).r_values
+    ours = rietveld.refine(pattern, start, instrument=MAKE.INSTRUMENT).r_values
+    for name in ("r_p", "r_wp", "r_wp_b", "r_exp", "r_bragg", "r_f"):
+        assert theirs[name] == pytest.approx(ours[name], rel=0.1), name
 
 
 def test_gsas2_simulates_the_same_pattern(engine):

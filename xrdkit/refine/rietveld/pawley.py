@@ -175,7 +175,8 @@ def le_bail(data: Data, frame: Frame, table: Parameters, rounds: int) -> Paramet
     """The table with intensities by Le Bail's partition, profile and background as is."""
     for _ in range(rounds):
         state = state_of(frame, table, table.vector())
-        observed, calculated = partition(data, state.evaluation, 0)
+        now = state.evaluation
+        observed, calculated = partition(data, now.curve, now.background, now.phases[0])
         phase = frame.phases[0]
         count = len(phase.hkl)
         above = np.bincount(phase.reflection, np.maximum(observed, 0), count)
