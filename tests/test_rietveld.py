@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pymatgen.analysis.diffraction.xrd import XRDCalculator
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.cif import CifWriter
 
 from xrdkit.crystal import read_cif
 from xrdkit.metrics import r_wp
@@ -14,6 +15,7 @@ from xrdkit.pattern import prepare, read
 from xrdkit.refine.rietveld import Restraint, geometry, pawley, refine, refine_steps
 from xrdkit.refine.rietveld.answer import atoms_of, phases_of
 from xrdkit.refine.rietveld.asymmetric import asymmetric_unit
+from xrdkit.refine.rietveld.cif import cif_structure
 from xrdkit.refine.rietveld.data import observations
 from xrdkit.refine.rietveld.frame import make_frame
 from xrdkit.refine.rietveld.geometry import (
@@ -956,3 +958,34 @@ O1 0.305 0.305 0
     (tmp_path / "r.cif").write_text("")
     with pytest.raises(ValueError, match=r"r\.cif"):
         asymmetric_unit(tmp_path / "r.cif")
+
+
+def write_two_structures(path):
+    """A CIF of rutile and anatase behind a block without a structure."""
+    blocks = [
+        str(CifWriter(structure, symprec=1e-3)).replace("data_TiO2", f"data_{name}")
+        for name, structure in (("rutile", rutile()), ("anatase", anatase()))
+    ]
+    path.write_text("\n".join(["data_global\n_journal_year 2026\n", *blocks]))
+    return path
+
+
+def test_a_structure_of_a_cif_with_several_is_chosen_by_its_block(tmp_path):
+    path = write_two_structures(tmp_path / "two.cif")
+    for name, number in (("rutile", 136), ("anatase", 141)):
+        unit = asymmetric_unit(f"{path}#{name}")
+        assert (unit.name, unit.space_group) == (name, number)
+        assert cif_structure(f"{path}#{name}").get_space_group_info()[1] == number
+    with pytest.raises(ValueError, match=r"several structures, rutile, anatase; choose"):
+        asymmetric_unit(path)
+    with pytest.raises(ValueError, match="no structure 'global' but rutile, anatase"):
+        asymmetric_unit(f"{path}#global")
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*three\.cif;"):
+        asymmetric_unit(tmp_path / "three.cif")
+
+
+def test_the_only_structure_of_a_cif_needs_no_choice(tmp_path):
+    text = write_two_structures(tmp_path / "two.cif").read_text()
+    path = tmp_path / "one#1.cif"
+    path.write_text(text[: text.index("data_anatase")])
+    assert asymmetric_unit(path).space_group == 136

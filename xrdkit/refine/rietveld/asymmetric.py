@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from xrdkit.crystal import U_ISO, read_cif, symmetry_dataset, to_structure
+from xrdkit.crystal import U_ISO, symmetry_dataset, to_structure
+from xrdkit.refine.rietveld.cif import cif_structure, file_and_block, structure_block
 from xrdkit.scattering import HEAVIEST
 from xrdkit.space_group import (
     echelon,
@@ -96,10 +97,11 @@ def asymmetric_unit(
 ) -> AsymmetricUnit:
     """The asymmetric unit of a CIF, Structure, Fit or Candidate in the reference setting.
 
-    A CIF's own space group is kept; of others it is found within ``symprec`` (Å).
+    A CIF's own space group is kept; of others it is found within ``symprec`` (Å). Of a CIF
+    with several structures ``file.cif#block`` is one.
     """
     if isinstance(source, str | Path):
-        unit = _of_cif(str(source), symprec)
+        unit = _of_cif(source, symprec)
     elif isinstance(source, Fit):
         unit = _of_structure(source.structure, symprec)
     elif isinstance(source, Candidate):
@@ -165,29 +167,25 @@ def _species(composition: "Composition") -> tuple[tuple[str, float], ...]:
     return tuple(sorted((e, round(n, 6)) for e, n in found.items()))
 
 
-def _of_cif(path: str, symprec: float) -> AsymmetricUnit:
+def _of_cif(source: str | Path, symprec: float) -> AsymmetricUnit:
     """The unit of a CIF in its own space group, brought to the reference setting."""
     import gemmi
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}; check the name and the folder")
-    try:
-        small = gemmi.read_small_structure(path)
-    except (RuntimeError, ValueError, IndexError, UnicodeDecodeError):
-        return _of_structure(read_cif(path), symprec)
+    block, (path, chosen) = structure_block(source), file_and_block(source)
+    small = gemmi.SmallStructure()
+    if block is not None:
+        small = gemmi.make_small_structure_from_block(block)
     group = _group(small)
     cell = small.cell.parameters
     if len(small.sites) and not (np.isfinite(cell).all() and min(cell) > 0):
-        raise ValueError(
-            f"the cell of {Path(path).name} is {cell}; give six numbers above 0"
-        )
+        raise ValueError(f"the cell of {path.name} is {cell}; give six numbers above 0")
     if group is None and small.spacegroup_hm.strip():
         raise ValueError(
-            f"space group '{small.spacegroup_hm[:40]}' of {Path(path).name} is not known; "
+            f"space group '{small.spacegroup_hm[:40]}' of {path.name} is not known; "
             "give its Hermann–Mauguin symbol or its operations"
         )
     if group is None or not len(small.sites) or small.cell.volume < 1:
-        return _of_structure(read_cif(path), symprec)
+        return _of_structure(cif_structure(source), symprec)
     if len(small.sites) > LARGEST:
         raise ValueError(f"{path} has {len(small.sites)} sites, at most {LARGEST} are read")
     matrix, shift = _to_reference(group)
@@ -204,10 +202,11 @@ def _of_cif(path: str, symprec: float) -> AsymmetricUnit:
     for site, (place, _, share, _) in zip(small.sites, atoms, strict=True):
         if not np.isfinite([*place, share]).all():
             raise ValueError(
-                f"atom {site.label} of {Path(path).name} has no coordinates or occupancy; "
+                f"atom {site.label} of {path.name} has no coordinates or occupancy; "
                 "give numbers or leave it out"
             )
-    return replace(_unit(Path(path).stem, group.number, lattice, atoms), basis=matrix)
+    unit = _unit(chosen or path.stem, group.number, lattice, atoms)
+    return replace(unit, basis=matrix)
 
 
 def _group(small: "gemmi.SmallStructure") -> "gemmi.SpaceGroup | None":
