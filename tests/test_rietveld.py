@@ -420,6 +420,28 @@ def test_sums_of_occupancies_stay_in_every_phase_and_lone_partial_sites_are_free
     assert table[one].high == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize("shares", [(0.6, 0.0, 0.4), (0.0, 0.45, 0.55), (0.35, 0.65, 0)])
+def test_no_share_of_three_on_a_site_becomes_negative_and_the_sum_stays(shares):
+    metals = ("Ca", "Sr", "Ba")
+
+    def oxide(shares):
+        site = {m: s for m, s in zip(metals, shares, strict=True) if s}
+        places = [[0, 0, 0], [0.5, 0.5, 0.5]]
+        return Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.1), [site, "O"], places)
+
+    pattern, _ = simulated(oxide(shares), seed=31)
+    start = oxide((0.3, 0.3, 0.4))
+    what = {"background": 3, "texture": None, "displacement": "overall"}
+    fit = refine(pattern, start, occupancies=True, **what)
+    found = [fit.values[f"occupancy:{m}1"] for m in metals]
+    assert min(found) >= -1e-8
+    assert sum(found) == pytest.approx(1, abs=1e-8)
+    electrons = np.array([20, 38, 56])
+    assert electrons @ found == pytest.approx(electrons @ shares, abs=1)
+    again = refine(pattern, fit.table)
+    assert again.r_wp == pytest.approx(fit.r_wp, abs=0.01)
+
+
 def test_weight_fractions_of_a_mixture_come_out():
     halite = Structure.from_spacegroup(
         "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]

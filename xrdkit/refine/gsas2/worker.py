@@ -19,6 +19,7 @@ from typing import Any
 
 SIZES = (1e-3, 100.0)  # µm, what widths can tell
 LARGEST_U = 0.5  # Å²
+ROUNDING = 0.005  # of occupancies that stand in CIF with three figures
 WORSE = 1.0005  # times R_wp: a stage that ends above is undone
 
 
@@ -142,6 +143,8 @@ class Project:
             for atom in phase.atoms():
                 if not 0 < atom.uiso < LARGEST_U:
                     return f"U of {atom.label} is {atom.uiso:.3f} Å²"
+                if not -ROUNDING <= atom.occupancy <= 1 + ROUNDING:
+                    return f"the occupancy of {atom.label} is {atom.occupancy:.3f}"
         return ""
 
     def _least_variance(self) -> float:

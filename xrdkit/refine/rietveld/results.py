@@ -17,11 +17,16 @@ from xrdkit.refine.rietveld.answer import phases_of, structure_of
 from xrdkit.refine.rietveld.data import Data
 from xrdkit.refine.rietveld.frame import Frame, PhaseFrame
 from xrdkit.refine.rietveld.geometry import contacts, distance, element_radius
-from xrdkit.refine.rietveld.least_squares import State, at_limit, covariance
+from xrdkit.refine.rietveld.least_squares import (
+    State,
+    at_limit,
+    covariance,
+    summed_rows,
+)
 from xrdkit.refine.rietveld.metric import CELL, volume, volume_derivatives
 from xrdkit.refine.rietveld.model import PhaseProfile
 from xrdkit.refine.rietveld.start import prefix_of
-from xrdkit.refine.rietveld.table import Parameters, is_size, kind_of
+from xrdkit.refine.rietveld.table import ROUNDING, Parameters, is_size, kind_of
 from xrdkit.types import Fit, Instrument
 
 Points = Float[np.ndarray, " points"]
@@ -278,6 +283,10 @@ def warnings_of(
             found.append(f"{row.name} is at its limit, {said}, and has no e.s.d.")
         elif gone or not spread[table.place(row.name), table.place(row.name)] > 0:
             found.append(f"{row.name} is not determined by the data; fix it")
+    for i in summed_rows(table, state):
+        row, (low, high) = table.rows[i], (limit[i] for limit in table.bounds())
+        if row.tie and min(row.value - low, high - row.value) < ROUNDING:
+            found.append(f"{row.name}, {row.tie}, is at its limit, {abs(row.value):.4g}")
     for row in table.rows:
         if kind_of(row.name) == "u" and row.value > LARGE_U:
             found.append(f"{row.name} = {row.value:.3f} Å² is large: wrong or empty site?")

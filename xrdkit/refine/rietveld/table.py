@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TERM = re.compile(r"\s*([+-]?)\s*(?:(\d+\.?\d*(?:e[+-]?\d+)?)\s*\*?\s*)?([^\s*+-]+)?", re.I)
 LONGEST = 200  # characters of a tie
 DEEPEST = 10  # ties that follow ties
+ROUNDING = 1e-8  # how far beyond its limits a sum may be
 STEPS = 50  # tables that are remembered
 SIZE = 1e4  # sizes (Å) are refined as their reciprocals: none is 0, and widths are linear
 EDITABLE = ("value", "refine", "low", "high", "tie", "restraint")
@@ -150,7 +151,8 @@ class Parameters:
         values = matrix @ new.vector() + constant
         low, high = new.bounds()
         for row, value, least, most in zip(rows, values, low, high, strict=True):
-            if row.tie and not row.by_symmetry and not least <= value <= most:
+            inside = least - ROUNDING <= value <= most + ROUNDING
+            if row.tie and not row.by_symmetry and not inside:
                 raise ValueError(
                     f"tie '{row.tie}' makes {row.name} {value:g}, its limits are "
                     f"{row.low:g}–{row.high:g}; change the tie or the limits"
