@@ -48,7 +48,7 @@ CONVENTION = (
     "wavelength leave out is not in them"
 )
 KNOWN = ", with the statistics of the intensities alone"
-UNKNOWN = ", with the scatter of the intensities about the fit, as their own e.s.d.s are not known"
+UNKNOWN = ", with the scatter of the intensities about the fit, as their σ are not known"
 SERIAL = (
     ", multiplied by the factor of Berar & Lelann, J. Appl. Cryst. 24, 1 (1991), for "
     "residuals that are alike between neighbours"
