@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xrdkit.benchmark.rietveld import against_gsas2
 from xrdkit.formats import read_instrument
 from xrdkit.pattern import prepare
 from xrdkit.refine import gsas2, rietveld
@@ -530,3 +531,12 @@ def test_gsas2_agrees_with_its_refinements_by_hand(engine, shared):
         assert abs(row["r_wp"] - row["reference"]) < 0.3
         assert row["parameters"] <= row["reference_parameters"]
         assert row["edges"] < 2e-4
+
+
+@pytest.mark.slow
+def test_both_engines_agree_on_the_esds_of_a_cell(engine, shared):
+    (row,) = against_gsas2(shared / "rietveld", ("TiO2",))
+    assert row["r_wp"] < row["r_wp_stored"] + 0.15
+    assert row["parameters"] <= row["parameters_stored"]
+    assert set(row["cell_esd_over_gsas2"]) >= {"a", "c"}
+    assert all(abs(ratio - 1) < 0.2 for ratio in row["cell_esd_over_gsas2"].values())
