@@ -22,18 +22,19 @@ from xrdkit.refine.rietveld.geometry import (
     angle,
     contacts,
     distance,
+    too_close,
     valence_sums,
     with_esd,
 )
 from xrdkit.refine.rietveld.least_squares import covariance, minimise, narrowest, state_of
 from xrdkit.refine.rietveld.metric import inverse_d_squared, volume, volume_derivatives
 from xrdkit.refine.rietveld.model import capillary, evaluate
-from xrdkit.refine.rietveld.restraints import pulls
+from xrdkit.refine.rietveld.restraints import Apart, pulls
 from xrdkit.refine.rietveld.results import berar_lelann
 from xrdkit.refine.rietveld.shape import axial_nodes
 from xrdkit.refine.rietveld.stages import Stage, exchanging, freed
 from xrdkit.refine.rietveld.start import first_table
-from xrdkit.refine.rietveld.table import parse_tie
+from xrdkit.refine.rietveld.table import Parameter, parse_tie
 from xrdkit.types import Instrument, Pattern, Radiation
 
 CU = Radiation((1.540593, 1.544427), (2 / 3, 1 / 3), kalpha2=True)
@@ -136,6 +137,16 @@ def test_every_derivative_agrees_with_finite_differences():
         analytic = jacobian[:, table.place(name)]
         error = np.abs(numeric - analytic).max() / np.abs(numeric).max()
         assert error < 2e-3, f"{name}: {error:.1e}"
+
+
+def test_polarisation_has_the_derivative_of_finite_differences():
+    table, frame = model(quartz(), scale=0.4, roughness=0.3)
+    row = Parameter("polarisation", 0.7, refine=True, low=0, high=1)
+    table = table.noted((*table.rows, row), "K")
+    state = evaluate(frame, table, table.vector(), np.ones(len(table), bool))
+    analytic = state.jacobian[:, table.place("polarisation")]
+    numeric = slope(table, frame, "polarisation", 1e-5)
+    assert np.abs(numeric - analytic).max() < 2e-3 * np.abs(numeric).max()
 
 
 def test_derivatives_of_a_second_phase_and_a_triclinic_cell():
@@ -487,6 +498,59 @@ def test_esds_agree_with_the_spread_of_repeated_measurements():
         assert 0.65 < ratio < 1.45, f"{name}: {ratio:.2f}"
 
 
+def test_another_polarisation_is_found_where_the_pattern_asks_for_it():
+    pattern, _ = simulated(rutile(), seed=40, high=140)
+    fit = refine(pattern, rutile(), background=3, texture=None)
+    assert "polarisation" not in fit.table
+    wrong = replace(pattern, radiation=replace(CU, polarisation=0.95))
+    fit = refine(wrong, rutile(), background=3, texture=None)
+    esd = fit.uncertainties["polarisation"]
+    assert abs(fit.values["polarisation"] - 0.5) < 4 * esd < 0.2
+    assert fit.radiation.polarisation == fit.values["polarisation"]
+    assert fit.r_values["gof"] < 1.1
+    again = refine(wrong, fit.table)
+    assert again.r_wp == pytest.approx(fit.r_wp, abs=1e-3)
+
+
+def test_a_rough_surface_is_found_where_the_pattern_asks_for_it():
+    pattern, _ = simulated(rutile(), seed=41, high=120, roughness=0.6)
+    fit = refine(pattern, rutile(), background=3, texture=None)
+    assert fit.values["roughness"] > 0.2
+    assert fit.r_values["gof"] < 1.1
+    assert min(v for k, v in fit.values.items() if k.startswith("u:")) > 0
+
+
+def test_atoms_that_meet_are_pushed_apart_and_others_are_not():
+    apart = Apart(0.02)
+    table, _ = model(rutile())
+    assert not len(pulls(table, table.vector(), (apart,))[0])
+    table = table.edit("x:O1", value=0.18)  # Ti–O of 1.17 Å
+    pull, slopes = pulls(table, table.vector(), (apart,))
+    lacking = too_close(table, table.vector(), 0)
+    lengths = [distance(table, table.vector(), 0, c)[0] for c, _ in lacking]
+    assert pull == pytest.approx([(limit - d) / 0.02 for (_, limit), d in
+                                  zip(lacking, lengths, strict=True)])  # fmt: skip
+    assert 1.16 < min(lengths) < 1.18
+    assert (slopes.T @ pull)[table.place("x:O1")] > 0
+
+
+def test_atoms_that_the_pattern_does_not_see_stay_near_where_they_were():
+    def hydride(x):
+        places = [[0, 0, 0], [0.5, 0.5, 0.5], [x, x, x]]
+        return Structure.from_spacegroup(
+            "Pa-3", Lattice.cubic(5.5), ["Pb", "U", "H"], places
+        )
+
+    pattern, _ = simulated(hydride(0.30), seed=42, scale=0.3)
+    fit = refine(pattern, hydride(0.31), background=3, texture=None)
+    value, width = fit.table["x:H1"].restraint
+    assert value == pytest.approx(asymmetric_unit(hydride(0.31)).sites[-1].frac[0])
+    assert width * 5.5 == pytest.approx(0.1, rel=0.01)
+    assert any(w.startswith("H1: hardly seen by the pattern") for w in fit.warnings)
+    assert abs(fit.values["x:H1"] - value) * 5.5 * 3**0.5 < 0.2
+    assert fit.table["x:H1"].esd * 5.5 < 0.11
+
+
 @pytest.mark.slow
 def test_texture_is_found_along_its_axis():
     start = {"scale": 30.0, "background:0": 60.0}
@@ -711,6 +775,17 @@ def test_pawley_finds_the_cell_and_a_floor_for_r_wp(example):
     assert wrong.r_wp > 2 * floor.r_wp
     with pytest.raises(ValueError, match="give a, b, c"):
         pawley(pattern, (4, 4, 4, 90, 90, 200), 136)
+
+
+@pytest.mark.slow
+def test_pawley_ends_below_the_structure_with_the_same_background(example):
+    pattern, _, fit = example
+    cell = [fit.values[k] for k in ("a", "b", "c", "alpha", "beta", "gamma")]
+    terms = len(fit.table.matching("background:*"))
+    floor = pawley(pattern, cell, 136, background=terms)
+    assert 0.97 * fit.r_wp < floor.r_wp < fit.r_wp
+    wide = pawley(pattern, [1.002 * v for v in cell[:3]] + cell[3:], 136, background=terms)
+    assert wide.r_wp == pytest.approx(floor.r_wp, abs=0.03)
 
 
 def test_what_cannot_be_refined_is_said(tmp_path):

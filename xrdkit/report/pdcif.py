@@ -35,7 +35,7 @@ PROFILE = (
     "(1994)"
 )
 SHAPE = ("U", "V", "W", "X", "Y", "size", "strain", "asymmetry")
-OTHERS = ("zero", "displacement", "roughness", "absorption")
+OTHERS = ("zero", "displacement", "roughness", "absorption", "polarisation")
 BACKGROUND = (
     "Chebyshev polynomial of the first kind, sum over n of c(n) T(n, x) with x from -1 to "
     "1 over the range of the data; c(0), c(1), ... ="

@@ -11,6 +11,7 @@ import numpy as np
 from xrdkit.crystal import to_structure
 from xrdkit.progress import result_of
 from xrdkit.refine.rietveld.asymmetric import SYMPREC, AsymmetricUnit, asymmetric_unit
+from xrdkit.refine.rietveld.automatic import automatic
 from xrdkit.refine.rietveld.data import (
     Data,
     observations,
@@ -23,7 +24,6 @@ from xrdkit.refine.rietveld.restraints import Restraint
 from xrdkit.refine.rietveld.results import Esd, Outcome, fit_of
 from xrdkit.refine.rietveld.stages import (
     Options,
-    automatic,
     exchanging,
     first_outcome,
     run_stage,

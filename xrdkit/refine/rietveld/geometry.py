@@ -15,6 +15,7 @@ from xrdkit.types import Fit
 
 Values = Float[np.ndarray, " rows"]
 NOTHING, ANYTHING = 1e-9, 1e3  # e.s.d.s below and above these shares of a value are none
+SHORT = 0.72  # of the sum of covalent radii: atoms closer than that are too close
 BONDED = 1.25  # of the sum of covalent radii: longest distance that counts as a bond
 SAME = 1e-3  # fractional; vectors that differ by less are one
 VALENCE_REACH = 3.5  # Å; neighbours beyond add nothing to a bond-valence sum
@@ -261,6 +262,40 @@ def element_radius(element: str) -> float:
 def bond_limit(one: str, other: str) -> float:
     """Longest distance (Å) of two elements that counts as a bond."""
     return BONDED * (element_radius(one) + element_radius(other))
+
+
+def too_close(table: Parameters, values: Values, phase: int) -> list[tuple[Contact, float]]:
+    """Contacts of full atoms below 0.72 of the sum of covalent radii; that limit (Å)."""
+    unit = table.units[phase]
+    radii = np.array([element_radius(site.element) for site in unit.sites])
+    share = np.array([site.occupancy for site in unit.sites])
+    limit = SHORT * (radii[:, None] + radii)
+    limit = np.where(share[:, None] + share > 1, limit, 0.0)
+    if not len(radii) or not _crowded(table, values, phase, limit):
+        return []
+    near = contacts(table, values, phase, float(limit.max()))
+    return [
+        (c, float(limit[c.i, c.j]))
+        for c in near
+        if c.i <= c.j and distance(table, values, phase, c)[0] < limit[c.i, c.j]
+    ]
+
+
+def _crowded(
+    table: Parameters, values: Values, phase: int, limit: Float[np.ndarray, "sites sites"]
+) -> bool:
+    """Whether some nearest images are closer than their limits: a quick look."""
+    unit, cell = table.units[phase], values[rows_of(table, phase)[0]]
+    frac, lattice = coordinates(table, values, phase), lattice_rows(cell)
+    places = np.array([site.place for site in unit.sites])
+    for j in range(len(frac)):
+        images = unit.rotations @ frac[j] + unit.translations
+        apart = images[:, None] - frac
+        square = (((apart - np.rint(apart)) @ lattice) ** 2).sum(-1)
+        seen = square > np.where(places == places[j], 0.05, 1e-4)
+        if (seen & (square < limit[j] ** 2)).any():
+            return True
+    return bool(min(cell[:3]) < limit.max())
 
 
 def valence_sums(table: Parameters, values: Values, phase: int) -> dict[str, float]:

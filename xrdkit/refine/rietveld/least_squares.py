@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from xrdkit.refine.rietveld.frame import Frame, limits
 from xrdkit.refine.rietveld.metric import CELL, possible
 from xrdkit.refine.rietveld.model import NARROWEST, Evaluation, Values, evaluate, widths
-from xrdkit.refine.rietveld.restraints import Restraint, pulls
+from xrdkit.refine.rietveld.restraints import Apart, Restraint, pulls
 from xrdkit.refine.rietveld.shape import pseudo_voigt
 from xrdkit.refine.rietveld.table import Parameters, kind_of
 
@@ -49,7 +49,7 @@ def minimise(
     table: Parameters,
     *,
     cycles: int = 20,
-    restraints: tuple[Restraint, ...] = (),
+    restraints: tuple[Restraint | Apart, ...] = (),
 ) -> Iterator[State]:
     """Yield the state after every cycle, never a worse one, until it has converged."""
     state = state_of(frame, table, table.vector(), restraints)
@@ -78,7 +78,10 @@ def minimise(
 
 
 def state_of(
-    frame: Frame, table: Parameters, values: Values, restraints: tuple[Restraint, ...] = ()
+    frame: Frame,
+    table: Parameters,
+    values: Values,
+    restraints: tuple[Restraint | Apart, ...] = (),
 ) -> State:
     """Profile, χ², normal matrix and gradient of a table's refined rows at these values."""
     matrix, _ = table.ties()

@@ -11,6 +11,7 @@ from xrdkit.refine.rietveld.geometry import (
     contacts,
     distance,
     distinct,
+    too_close,
 )
 from xrdkit.refine.rietveld.table import Parameters
 
@@ -45,8 +46,20 @@ class Restraint:
             )
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Atoms closer than 0.72 of the sum of their covalent radii are pushed apart.
+
+    ``tolerance`` (Å) is the standard deviation of that limit.
+    """
+
+    tolerance: float | int = 0.02
+
+
 def pulls(
-    table: Parameters, values: Float[np.ndarray, " rows"], restraints: tuple[Restraint, ...]
+    table: Parameters,
+    values: Float[np.ndarray, " rows"],
+    restraints: tuple[Restraint | Apart, ...],
 ) -> tuple[Float[np.ndarray, " pulls"], Float[np.ndarray, "pulls rows"]]:
     """(target - value) / tolerance of every restraint, and ∂value / tolerance by row."""
     pull, slopes = [], []
@@ -57,10 +70,27 @@ def pulls(
             pull.append((row.restraint[0] - values[i]) / row.restraint[1])
             slopes.append(slope)
     for restraint in restraints:
+        if isinstance(restraint, Apart):
+            for value, slope in _missing(table, values):
+                pull.append(value / restraint.tolerance)
+                slopes.append(slope / restraint.tolerance)
+            continue
         for value, slope in _measured(table, values, restraint):
             pull.append((restraint.target - value) / restraint.tolerance)
             slopes.append(slope / restraint.tolerance)
     return np.array(pull), np.array(slopes).reshape(-1, len(table))
+
+
+def _missing(
+    table: Parameters, values: Float[np.ndarray, " rows"]
+) -> list[tuple[float, Float[np.ndarray, " rows"]]]:
+    """What atoms of all phases lack of their limits (Å), and derivatives of distances."""
+    found = []
+    for phase in range(len(table.units)):
+        for contact, limit in too_close(table, values, phase):
+            length, slope = distance(table, values, phase, contact)
+            found.append((limit - length, slope))
+    return found
 
 
 def _measured(

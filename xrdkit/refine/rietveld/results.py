@@ -16,7 +16,7 @@ from xrdkit.refine.known import density
 from xrdkit.refine.rietveld.answer import phases_of, structure_of
 from xrdkit.refine.rietveld.data import Data
 from xrdkit.refine.rietveld.frame import Frame, PhaseFrame
-from xrdkit.refine.rietveld.geometry import contacts, distance, element_radius
+from xrdkit.refine.rietveld.geometry import distance, too_close
 from xrdkit.refine.rietveld.least_squares import (
     State,
     at_limit,
@@ -26,13 +26,18 @@ from xrdkit.refine.rietveld.least_squares import (
 from xrdkit.refine.rietveld.metric import CELL, volume, volume_derivatives
 from xrdkit.refine.rietveld.model import PhaseProfile
 from xrdkit.refine.rietveld.start import prefix_of
-from xrdkit.refine.rietveld.table import ROUNDING, Parameters, is_size, kind_of
-from xrdkit.types import Fit, Instrument
+from xrdkit.refine.rietveld.table import (
+    POLARISATION,
+    ROUNDING,
+    Parameters,
+    is_size,
+    kind_of,
+)
+from xrdkit.types import Fit, Instrument, Radiation
 
 Points = Float[np.ndarray, " points"]
 Esd = Literal["gof", "berar-lelann", "statistical"]
 STRONG = 0.9  # correlation that is named
-SHORT = 0.72  # of the sum of covalent radii: atoms closer than that are named
 LARGE_U = 0.1  # Å²
 WHITE = 1 + 4 / np.pi  # sum over runs / sum over points, squared, of uncorrelated residuals
 
@@ -86,7 +91,7 @@ def fit_of(outcome: Outcome, esd: Esd | None = "gof") -> Fit:
         observed=data.intensity,
         calculated=curve,
         background=curve - state.evaluation.phases[0].curve,
-        radiation=data.radiation,
+        radiation=beam_of(table, data.radiation),
         instrument=instrument_of(table, data.instrument),
         space_group=unit.space_group,
         space_group_symbol=unit.symbol,
@@ -101,6 +106,13 @@ def fit_of(outcome: Outcome, esd: Esd | None = "gof") -> Fit:
         table=table,
         **extra,
     )
+
+
+def beam_of(table: Parameters, beam: Radiation) -> Radiation:
+    """The beam with the refined polarisation."""
+    if POLARISATION not in table:
+        return beam
+    return replace(beam, polarisation=table[POLARISATION].value)
 
 
 def instrument_of(table: Parameters, instrument: Instrument) -> Instrument:
@@ -305,15 +317,9 @@ def warnings_of(
 def short_distances(table: Parameters, phase: int) -> list[str]:
     """Pairs of atoms closer than 0.72 times the sum of their covalent radii."""
     unit, values = table.units[phase], table.vector()
-    radii = [element_radius(site.element) for site in unit.sites]
-    reach = SHORT * 2 * max(radii, default=0)
     found: dict[tuple[str, str], float] = {}
-    for contact in contacts(table, values, phase, reach) if radii else []:
-        one, other = unit.sites[contact.i], unit.sites[contact.j]
-        if contact.i > contact.j or one.occupancy + other.occupancy <= 1:
-            continue
+    for contact, _ in too_close(table, values, phase):
         length = distance(table, values, phase, contact)[0]
-        if length < SHORT * (radii[contact.i] + radii[contact.j]):
-            key = (one.label, other.label)
-            found[key] = min(found.get(key, np.inf), length)
+        key = (unit.sites[contact.i].label, unit.sites[contact.j].label)
+        found[key] = min(found.get(key, np.inf), length)
     return [f"{a} and {b} are only {d:.2f} Å apart" for (a, b), d in found.items()]

@@ -29,6 +29,7 @@ DEEPEST = 10  # ties that follow ties
 ROUNDING = 1e-8  # how far beyond its limits a sum may be
 STEPS = 50  # tables that are remembered
 SIZE = 1e4  # sizes (Å) are refined as their reciprocals: none is 0, and widths are linear
+POLARISATION = "polarisation"  # K; there is a row where a pattern asks for another one
 EDITABLE = ("value", "refine", "low", "high", "tie", "restraint")
 
 
@@ -58,8 +59,9 @@ class Parameters:
     Names: ``scale a b c alpha beta gamma size strain texture`` and ``x:Ti1 y:Ti1 z:Ti1
     u:Ti1 occupancy:Ti1`` of a phase, those of further phases behind ``name/``; ``zero``
     (°), ``displacement`` (mm), ``U V W`` (°²), ``X Y`` (°), ``asymmetry`` ((S + H)/L),
-    ``roughness``, ``absorption`` (µR) and ``background:0`` … of the pattern. ``radiation``
-    is what a refinement took the beam for, where its pattern left that open.
+    ``roughness``, ``absorption`` (µR) and ``background:0`` … of the pattern, and where it
+    was refined, ``polarisation`` (K), which replaces that of the beam. ``radiation`` is
+    what a refinement took the beam for, where its pattern left that open.
     """
 
     rows: tuple[Parameter, ...]
