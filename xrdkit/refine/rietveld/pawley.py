@@ -42,7 +42,7 @@ from xrdkit.types import Fit, Instrument, Pattern, Progress
 
 ROUNDS = 6  # of Le Bail's partition and two cycles, in each stage
 TOGETHER = 0.2  # FWHM; lines closer than that have one intensity
-MOST_LINES = 1500  # intensities that are refined; more are only partitioned (Le Bail)
+MOST_LINES = 600  # intensities that are refined; more are only partitioned (Le Bail)
 
 
 def pawley(
