@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xrdkit.benchmark.rietveld import against_gsas2
 from xrdkit.formats import read_instrument
 from xrdkit.pattern import prepare
-from xrdkit.refine import gsas2
+from xrdkit.refine import gsas2, rietveld
 from xrdkit.refine.gsas2.covariance import metric_basis
 from xrdkit.refine.gsas2.instrument import VARIANCE, gsas2_instrument
 from xrdkit.refine.gsas2.job import gaps, gsas2_symbol, job_of, stages_of
@@ -456,6 +457,15 @@ def test_gsas2_refines_what_was_simulated(engine, tmp_path):
     assert project.stat().st_size > 10_000
 
 
+def test_r_factors_of_both_engines_are_the_same(engine):
+    pattern = MAKE.pattern(stored("hexagonal")[1]["counts"])
+    start = MAKE.structure("hexagonal")
+    theirs = gsas2.refine(pattern, start, instrument=MAKE.INSTRUMENT).r_values
+    ours = rietveld.refine(pattern, start, instrument=MAKE.INSTRUMENT).r_values
+    for name in ("r_p", "r_wp", "r_wp_b", "r_exp", "r_bragg", "r_f"):
+        assert theirs[name] == pytest.approx(ours[name], rel=0.1), name
+
+
 def test_gsas2_simulates_the_same_pattern(engine):
     zno = MAKE.structure("hexagonal")
     theirs = gsas2.simulate(
@@ -521,3 +531,12 @@ def test_gsas2_agrees_with_its_refinements_by_hand(engine, shared):
         assert abs(row["r_wp"] - row["reference"]) < 0.3
         assert row["parameters"] <= row["reference_parameters"]
         assert row["edges"] < 2e-4
+
+
+@pytest.mark.slow
+def test_both_engines_agree_on_the_esds_of_a_cell(engine, shared):
+    (row,) = against_gsas2(shared / "rietveld", ("TiO2",))
+    assert row["r_wp"] < row["r_wp_stored"] + 0.15
+    assert row["parameters"] <= row["parameters_stored"]
+    assert set(row["cell_esd_over_gsas2"]) >= {"a", "c"}
+    assert all(abs(ratio - 1) < 0.2 for ratio in row["cell_esd_over_gsas2"].values())

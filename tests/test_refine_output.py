@@ -29,6 +29,7 @@ from xrdkit.report import (
 )
 from xrdkit.report.cif_words import plain
 from xrdkit.report.curves import gaps, smooth_background
+from xrdkit.report.pdcif import convention
 from xrdkit.report.setting import Setting, reference_setting, settings_of
 from xrdkit.simulate import pattern_of
 from xrdkit.space_group import reference_hall
@@ -162,6 +163,15 @@ def test_cif_says_r_values_counts_range_and_conventions(rutile):
     assert block.find_value("_pd_proc_info_excluded_regions") is None
     other = cif_text(replace(rutile, esd="statistical"), "rutile")
     assert "multiplied" not in other
+
+
+def test_esds_of_a_pattern_without_sigma_are_said_to_be_from_its_scatter(rutile):
+    for esd in ("gof", "statistical", "berar-lelann"):
+        said = convention(replace(rutile, sigma=None, esd=esd))
+        assert "scatter of the intensities about the fit" in said
+        assert "goodness of fit" not in said
+        assert ("Berar" in said) == (esd == "berar-lelann")
+    assert "statistics of the intensities alone, multiplied by the g" in convention(rutile)
 
 
 def test_curves_of_the_cif_give_the_r_values(rutile):

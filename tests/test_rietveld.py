@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pymatgen.analysis.diffraction.xrd import XRDCalculator
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.cif import CifWriter
 
 from xrdkit.crystal import read_cif
 from xrdkit.metrics import r_wp
@@ -14,23 +15,26 @@ from xrdkit.pattern import prepare, read
 from xrdkit.refine.rietveld import Restraint, geometry, pawley, refine, refine_steps
 from xrdkit.refine.rietveld.answer import atoms_of, phases_of
 from xrdkit.refine.rietveld.asymmetric import asymmetric_unit
+from xrdkit.refine.rietveld.cif import cif_structure
 from xrdkit.refine.rietveld.data import observations
 from xrdkit.refine.rietveld.frame import make_frame
 from xrdkit.refine.rietveld.geometry import (
     angle,
     contacts,
     distance,
+    too_close,
     valence_sums,
     with_esd,
 )
 from xrdkit.refine.rietveld.least_squares import covariance, minimise, narrowest, state_of
 from xrdkit.refine.rietveld.metric import inverse_d_squared, volume, volume_derivatives
 from xrdkit.refine.rietveld.model import capillary, evaluate
+from xrdkit.refine.rietveld.restraints import Apart, pulls
 from xrdkit.refine.rietveld.results import berar_lelann
 from xrdkit.refine.rietveld.shape import axial_nodes
 from xrdkit.refine.rietveld.stages import Stage, exchanging, freed
 from xrdkit.refine.rietveld.start import first_table
-from xrdkit.refine.rietveld.table import parse_tie
+from xrdkit.refine.rietveld.table import Parameter, parse_tie
 from xrdkit.types import Instrument, Pattern, Radiation
 
 CU = Radiation((1.540593, 1.544427), (2 / 3, 1 / 3), kalpha2=True)
@@ -133,6 +137,16 @@ def test_every_derivative_agrees_with_finite_differences():
         analytic = jacobian[:, table.place(name)]
         error = np.abs(numeric - analytic).max() / np.abs(numeric).max()
         assert error < 2e-3, f"{name}: {error:.1e}"
+
+
+def test_polarisation_has_the_derivative_of_finite_differences():
+    table, frame = model(quartz(), scale=0.4, roughness=0.3)
+    row = Parameter("polarisation", 0.7, refine=True, low=0, high=1)
+    table = table.noted((*table.rows, row), "K")
+    state = evaluate(frame, table, table.vector(), np.ones(len(table), bool))
+    analytic = state.jacobian[:, table.place("polarisation")]
+    numeric = slope(table, frame, "polarisation", 1e-5)
+    assert np.abs(numeric - analytic).max() < 2e-3 * np.abs(numeric).max()
 
 
 def test_derivatives_of_a_second_phase_and_a_triclinic_cell():
@@ -313,8 +327,15 @@ def test_one_site_holds_the_origin_of_polar_groups(number):
     assert len(free) == total - len(unit.polar)
 
 
-def test_a_cif_keeps_its_own_space_group_in_another_setting(tmp_path):
-    path = tmp_path / "other.cif"
+def anatase():
+    return Structure.from_spacegroup(
+        "I4_1/amd", Lattice.tetragonal(3.7845, 9.5143), ["Ti", "O"],
+        [[0, 0, 0], [0, 0, 0.208]],
+    )  # fmt: skip
+
+
+def write_p21n(path):
+    """A CIF in P2_1/n, which is refined in P2_1/c."""
     path.write_text(
         "data_x\n_cell_length_a 5.0\n_cell_length_b 6.0\n_cell_length_c 7.0\n"
         "_cell_angle_alpha 90\n_cell_angle_beta 100\n_cell_angle_gamma 90\n"
@@ -322,6 +343,29 @@ def test_a_cif_keeps_its_own_space_group_in_another_setting(tmp_path):
         "_atom_site_type_symbol\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n"
         "Ca1 Ca 0.1 0.2 0.3\nO1 O 0.35 0.45 0.05\n"
     )
+    return path
+
+
+@pytest.mark.parametrize("hkl", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (2, -1, 3)])
+@pytest.mark.parametrize("kind", ["primitive", "P2_1/n", "standard"])
+def test_a_texture_axis_is_that_of_the_structure_as_given(tmp_path, kind, hkl):
+    given, source = (anatase(),) * 2
+    if kind == "primitive":
+        given = source = anatase().get_primitive_structure()
+    elif kind == "P2_1/n":
+        source = write_p21n(tmp_path / "n.cif")
+        given = read_cif(str(source))
+    unit = asymmetric_unit(source)
+    axis = unit.direction(hkl)
+    spacings = given.lattice.d_hkl(hkl), Lattice.from_parameters(*unit.cell).d_hkl(axis)
+    times = max(spacings) / min(spacings)
+    assert times == pytest.approx(round(times), abs=1e-3)  # orders of one reflection
+    if kind == "standard":
+        assert sorted(map(abs, axis)) == sorted(map(abs, hkl))
+
+
+def test_a_cif_keeps_its_own_space_group_in_another_setting(tmp_path):
+    path = write_p21n(tmp_path / "other.cif")
     unit = asymmetric_unit(path)
     assert (unit.space_group, unit.symbol) == (14, "P2_1/c")
     lines = XRDCalculator(CU.main).get_pattern(
@@ -387,6 +431,28 @@ def test_sums_of_occupancies_stay_in_every_phase_and_lone_partial_sites_are_free
     assert table[one].high == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize("shares", [(0.6, 0.0, 0.4), (0.0, 0.45, 0.55), (0.35, 0.65, 0)])
+def test_no_share_of_three_on_a_site_becomes_negative_and_the_sum_stays(shares):
+    metals = ("Ca", "Sr", "Ba")
+
+    def oxide(shares):
+        site = {m: s for m, s in zip(metals, shares, strict=True) if s}
+        places = [[0, 0, 0], [0.5, 0.5, 0.5]]
+        return Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.1), [site, "O"], places)
+
+    pattern, _ = simulated(oxide(shares), seed=31)
+    start = oxide((0.3, 0.3, 0.4))
+    what = {"background": 3, "texture": None, "displacement": "overall"}
+    fit = refine(pattern, start, occupancies=True, **what)
+    found = [fit.values[f"occupancy:{m}1"] for m in metals]
+    assert min(found) >= -1e-8
+    assert sum(found) == pytest.approx(1, abs=1e-8)
+    electrons = np.array([20, 38, 56])
+    assert electrons @ found == pytest.approx(electrons @ shares, abs=1)
+    again = refine(pattern, fit.table)
+    assert again.r_wp == pytest.approx(fit.r_wp, abs=0.01)
+
+
 def test_weight_fractions_of_a_mixture_come_out():
     halite = Structure.from_spacegroup(
         "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -430,6 +496,59 @@ def test_esds_agree_with_the_spread_of_repeated_measurements():
         row = table.place(name)
         ratio = np.std([v[row] for v in found], ddof=1) / np.mean([s[row] for s in said])
         assert 0.65 < ratio < 1.45, f"{name}: {ratio:.2f}"
+
+
+def test_another_polarisation_is_found_where_the_pattern_asks_for_it():
+    pattern, _ = simulated(rutile(), seed=40, high=140)
+    fit = refine(pattern, rutile(), background=3, texture=None)
+    assert "polarisation" not in fit.table
+    wrong = replace(pattern, radiation=replace(CU, polarisation=0.95))
+    fit = refine(wrong, rutile(), background=3, texture=None)
+    esd = fit.uncertainties["polarisation"]
+    assert abs(fit.values["polarisation"] - 0.5) < 4 * esd < 0.2
+    assert fit.radiation.polarisation == fit.values["polarisation"]
+    assert fit.r_values["gof"] < 1.1
+    again = refine(wrong, fit.table)
+    assert again.r_wp == pytest.approx(fit.r_wp, abs=1e-3)
+
+
+def test_a_rough_surface_is_found_where_the_pattern_asks_for_it():
+    pattern, _ = simulated(rutile(), seed=41, high=120, roughness=0.6)
+    fit = refine(pattern, rutile(), background=3, texture=None)
+    assert fit.values["roughness"] > 0.2
+    assert fit.r_values["gof"] < 1.1
+    assert min(v for k, v in fit.values.items() if k.startswith("u:")) > 0
+
+
+def test_atoms_that_meet_are_pushed_apart_and_others_are_not():
+    apart = Apart(0.02)
+    table, _ = model(rutile())
+    assert not len(pulls(table, table.vector(), (apart,))[0])
+    table = table.edit("x:O1", value=0.18)  # Ti–O of 1.17 Å
+    pull, slopes = pulls(table, table.vector(), (apart,))
+    lacking = too_close(table, table.vector(), 0)
+    lengths = [distance(table, table.vector(), 0, c)[0] for c, _ in lacking]
+    assert pull == pytest.approx([(limit - d) / 0.02 for (_, limit), d in
+                                  zip(lacking, lengths, strict=True)])  # fmt: skip
+    assert 1.16 < min(lengths) < 1.18
+    assert (slopes.T @ pull)[table.place("x:O1")] > 0
+
+
+def test_atoms_that_the_pattern_does_not_see_stay_near_where_they_were():
+    def hydride(x):
+        places = [[0, 0, 0], [0.5, 0.5, 0.5], [x, x, x]]
+        return Structure.from_spacegroup(
+            "Pa-3", Lattice.cubic(5.5), ["Pb", "U", "H"], places
+        )
+
+    pattern, _ = simulated(hydride(0.30), seed=42, scale=0.3)
+    fit = refine(pattern, hydride(0.31), background=3, texture=None)
+    value, width = fit.table["x:H1"].restraint
+    assert value == pytest.approx(asymmetric_unit(hydride(0.31)).sites[-1].frac[0])
+    assert width * 5.5 == pytest.approx(0.1, rel=0.01)
+    assert any(w.startswith("H1: hardly seen by the pattern") for w in fit.warnings)
+    assert abs(fit.values["x:H1"] - value) * 5.5 * 3**0.5 < 0.2
+    assert fit.table["x:H1"].esd * 5.5 < 0.11
 
 
 @pytest.mark.slow
@@ -491,6 +610,40 @@ def test_restraints_hold_a_distance():
         refine(pattern, quartz(), restraints=[Restraint(("Si", "Pb"), 1.7, 0.01)])
     with pytest.raises(ValueError, match="two \\(distance\\)"):
         Restraint(("Si",), 1.6, 0.1)
+
+
+def counted_pulls(structure, *atoms, target):
+    """How many observations a restraint is."""
+    table, _ = model(structure)
+    return len(pulls(table, table.vector(), (Restraint(atoms, target, 0.01),))[0])
+
+
+@pytest.mark.parametrize("make", [rutile, quartz])
+@pytest.mark.parametrize(("one", "other"), [("metal", "O"), ("O", "O")])
+def test_a_restraint_counts_every_bond_that_symmetry_does_not_repeat(make, one, other):
+    structure = make()
+    metal = structure[0].specie.symbol
+    one = metal if one == "metal" else one
+    number = structure.get_space_group_info()[1]
+    found = structure.get_symmetric_neighbor_list(1.3 * 2.2, number, unique=True)
+    centres, points, _, distances, kinds, _ = found
+    bonds = {
+        int(kind)
+        for i, j, d, kind in zip(centres, points, distances, kinds, strict=True)
+        if sorted((structure[i].specie.symbol, structure[j].specie.symbol))
+        == sorted((one, other)) and d < 1.3 * 2.2
+    }  # fmt: skip
+    assert counted_pulls(structure, one, other, target=2.2) == len(bonds)
+
+
+def test_bonds_of_one_length_are_two_observations_unless_symmetry_makes_them_one():
+    far = [[0.17, 0, 0], [0, 0.17, 0]]
+    bent = Structure(Lattice.cubic(10), ["S", "O", "O"], [[0, 0, 0], *far])
+    assert len(asymmetric_unit(bent).sites) == 2  # a mirror makes one O of the other
+    assert counted_pulls(bent, "S", "O", target=1.7) == 1
+    bent.append("Cl", [0.2, 0.45, 0.37])  # nothing is left of it
+    assert counted_pulls(bent, "S", "O", target=1.7) == 2
+    assert counted_pulls(bent, "O", "S", "O", target=90) == 1
 
 
 def test_bond_valence_sums_are_the_valences(example):
@@ -622,6 +775,17 @@ def test_pawley_finds_the_cell_and_a_floor_for_r_wp(example):
     assert wrong.r_wp > 2 * floor.r_wp
     with pytest.raises(ValueError, match="give a, b, c"):
         pawley(pattern, (4, 4, 4, 90, 90, 200), 136)
+
+
+@pytest.mark.slow
+def test_pawley_ends_below_the_structure_with_the_same_background(example):
+    pattern, _, fit = example
+    cell = [fit.values[k] for k in ("a", "b", "c", "alpha", "beta", "gamma")]
+    terms = len(fit.table.matching("background:*"))
+    floor = pawley(pattern, cell, 136, background=terms)
+    assert 0.97 * fit.r_wp < floor.r_wp < fit.r_wp
+    wide = pawley(pattern, [1.002 * v for v in cell[:3]] + cell[3:], 136, background=terms)
+    assert wide.r_wp == pytest.approx(floor.r_wp, abs=0.03)
 
 
 def test_what_cannot_be_refined_is_said(tmp_path):
@@ -891,3 +1055,34 @@ O1 0.305 0.305 0
     (tmp_path / "r.cif").write_text("")
     with pytest.raises(ValueError, match=r"r\.cif"):
         asymmetric_unit(tmp_path / "r.cif")
+
+
+def write_two_structures(path):
+    """A CIF of rutile and anatase behind a block without a structure."""
+    blocks = [
+        str(CifWriter(structure, symprec=1e-3)).replace("data_TiO2", f"data_{name}")
+        for name, structure in (("rutile", rutile()), ("anatase", anatase()))
+    ]
+    path.write_text("\n".join(["data_global\n_journal_year 2026\n", *blocks]))
+    return path
+
+
+def test_a_structure_of_a_cif_with_several_is_chosen_by_its_block(tmp_path):
+    path = write_two_structures(tmp_path / "two.cif")
+    for name, number in (("rutile", 136), ("anatase", 141)):
+        unit = asymmetric_unit(f"{path}#{name}")
+        assert (unit.name, unit.space_group) == (name, number)
+        assert cif_structure(f"{path}#{name}").get_space_group_info()[1] == number
+    with pytest.raises(ValueError, match=r"several structures, rutile, anatase; choose"):
+        asymmetric_unit(path)
+    with pytest.raises(ValueError, match="no structure 'global' but rutile, anatase"):
+        asymmetric_unit(f"{path}#global")
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*three\.cif;"):
+        asymmetric_unit(tmp_path / "three.cif")
+
+
+def test_the_only_structure_of_a_cif_needs_no_choice(tmp_path):
+    text = write_two_structures(tmp_path / "two.cif").read_text()
+    path = tmp_path / "one#1.cif"
+    path.write_text(text[: text.index("data_anatase")])
+    assert asymmetric_unit(path).space_group == 136

@@ -25,7 +25,13 @@ from xrdkit.crystal import (
     to_structure,
 )
 from xrdkit.dataset import Table, read_table
-from xrdkit.metrics import normalised_rmse, roc_area, strict_match, wilson_interval
+from xrdkit.metrics import (
+    LITERATURE,
+    normalised_rmse,
+    roc_area,
+    strict_match,
+    wilson_interval,
+)
 from xrdkit.refine.rietveld import refine
 from xrdkit.simulate import pattern_of, realistic
 from xrdkit.types import Crystals, Fit, Instrument, Pattern, Symmetry
@@ -148,10 +154,23 @@ def _started(table: Table, seed: int, row: int) -> Row:
     return {
         **facts,
         "before": wanted,
-        "after": normalised_rmse(to_structure(crystal), fit.structure),
+        "after": apart(to_structure(crystal), fit.structure),
         "r_wp": fit.r_wp,
         "gof": fit.r_values.get("gof"),
     }
+
+
+def apart(truth: "Structure", found: "Structure") -> float | None:
+    """RMSE / (V/N)^(1/3) of atoms in the conventional cells, None where they do not match.
+
+    Cells are not reduced further: a primitive cell that is found within a tolerance may be
+    there before a refinement and not after it.
+    """
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    matcher = StructureMatcher(**LITERATURE, primitive_cell=False)
+    rms = matcher.get_rms_dist(conventional(truth, symprec=1e-3)[0], found)
+    return None if rms is None else float(rms[0])
 
 
 def moved(

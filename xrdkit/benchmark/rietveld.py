@@ -1,14 +1,21 @@
-"""Rietveld refinement against GSAS-II's results, and e.s.d.s against repeated noise."""
+"""Refinement beside GSAS-II and Pawley fits, and e.s.d.s beside repeated noise."""
 
 import json
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xrdkit.benchmark import results
+from xrdkit.benchmark.measured_patterns import beam_of, read_index
+from xrdkit.benchmark.scoring import fingerprint
 from xrdkit.formats import read_instrument
 from xrdkit.pattern import read
+from xrdkit.refine import gsas2
 from xrdkit.refine.rietveld import Parameters, geometry, pawley, refine
 from xrdkit.refine.rietveld.asymmetric import asymmetric_unit
 from xrdkit.refine.rietveld.data import observations
@@ -20,12 +27,13 @@ from xrdkit.refine.rietveld.start import first_table
 from xrdkit.types import Fit, Instrument, Pattern
 from xrdkit.wavelengths import Spec, radiation
 
-CASES = {  # data, start, GSAS-II's result; anion bonded to the central atom
-    "NaCl": ("NaCl_noisy.xye", "NaCl_start.cif", None),
-    "TiO2": ("TiO2_noisy.xye", "TiO2_start.cif", None),
-    "CaTiO3": ("CaTiO3_noisy.xye", "CaTiO3_start.cif", None),
-    "FAP": ("FAP.XRA", "FAP_start.cif", ("P1", "O")),
-    "PbSO4": ("PBSO4.XRA", "PbSO4-Wyckoff.cif", ("S1", "O")),
+MACHINE = "lab.instprm"
+CASES = {  # data, start, whether the profile is that of MACHINE; anion of the central atom
+    "NaCl": ("NaCl_noisy.xye", "NaCl_start.cif", True, None),
+    "TiO2": ("TiO2_noisy.xye", "TiO2_start.cif", True, None),
+    "CaTiO3": ("CaTiO3_noisy.xye", "CaTiO3_start.cif", True, None),
+    "FAP": ("FAP.XRA", "FAP_start.cif", False, ("P1", "O")),
+    "PbSO4": ("PBSO4.XRA", "PbSO4-Wyckoff.cif", False, ("S1", "O")),
 }
 SYSTEMS = {  # space group, cell and places of a made-up crystal in each crystal system
     "cubic": (225, (5.64, 5.64, 5.64, 90, 90, 90), ((0, 0, 0), (0.5, 0.5, 0.5))),
@@ -52,48 +60,71 @@ def against_gsas2(
 ) -> list[dict[str, Any]]:
     """One row for each case: R_wp, P, seconds, cell and e.s.d.s beside GSAS-II's.
 
-    ``folder`` holds the data, starts and results; the beam is that of its instrument file
-    ``lab.instprm`` unless given.
+    ``folder`` holds the data, starts and stored results; the beam is that of its instrument
+    file ``lab.instprm`` unless given, and so is the profile of what was simulated with it.
+    Where GSAS-II is installed it refines the same parameters of the profile in the same
+    run: e.s.d.s and seconds are compared with those.
     """
     folder = Path(folder)
-    light = radiation(beam) if beam else read_instrument(folder / "lab.instprm")[0]
+    light, machine = read_instrument(folder / MACHINE)
     rows = []
     for name in names:
-        data, start, bond = CASES[name]
-        pattern = read(folder / data, wavelength=light)
-        began, used = time.perf_counter(), time.process_time()
-        fit = refine(pattern, folder / start)
-        seconds = time.perf_counter() - began, time.process_time() - used
+        data, start, known, bond = CASES[name]
+        pattern = read(folder / data, wavelength=radiation(beam) if beam else light)
+        what = {"instrument": machine if known else None}
+        fit, seconds = _timed(partial(refine, pattern, folder / start, **what))
         unit = fit.table.units[0]
-        floor = pawley(pattern, asymmetric_unit(folder / start).cell, unit.space_group)
-        theirs = json.loads((folder / f"{name}_gsas2_refined.json").read_text())
-        rows.append(_row(name, fit, floor, theirs, seconds) | _bonds(fit, bond))
+        cell = asymmetric_unit(folder / start).cell
+        floor = pawley(pattern, cell, unit.space_group, **what)
+        stored = json.loads((folder / f"{name}_gsas2_refined.json").read_text())
+        row = _row(name, fit, floor, stored) | seconds
+        if gsas2.installed():
+            theirs = _timed(partial(gsas2.refine, pattern, folder / start, **what))
+            row |= _beside(fit, *theirs)
+        rows.append(row | _bonds(fit, bond))
     return rows
 
 
-def _row(
-    name: str, fit: Fit, floor: Fit, theirs: dict, seconds: tuple[float, float]
-) -> dict[str, Any]:
-    lengths = {k: theirs["cell"][f"length_{k}"] for k in "abc"}
-    errors = {k: theirs["cell_esd"][f"length_{k}"] for k in "abc"}
+def _timed(work: Callable[[], Fit]) -> tuple[Fit, dict[str, float]]:
+    """What a refinement gives, with its wall and processor seconds (of this process)."""
+    began, used = time.perf_counter(), time.process_time()
+    fit = work()
+    wall, busy = time.perf_counter() - began, time.process_time() - used
+    return fit, {"seconds": round(wall, 2), "cpu_seconds": round(busy, 2)}
+
+
+def _row(name: str, fit: Fit, floor: Fit, stored: dict) -> dict[str, Any]:
+    """Our refinement beside the stored one of GSAS-II."""
     return {
         "case": name,
         "r_wp": round(fit.r_wp, 3),
-        "r_wp_gsas2": round(theirs["Rwp"], 3),
+        "r_wp_stored": round(stored["Rwp"], 3),
         "parameters": fit.n_parameters,
-        "parameters_gsas2": theirs["nvar"],
+        "parameters_stored": stored["nvar"],
         "gof": round(fit.r_values["gof"], 3),
         "r_wp_pawley": round(floor.r_wp, 3),
         "r_wp_over_pawley": round(fit.r_wp / floor.r_wp, 3),
-        "seconds": round(seconds[0], 2),
-        "cpu_seconds": round(seconds[1], 2),
-        "seconds_gsas2": theirs["total_s"],
         "cell": {k: round(fit.values[k], 6) for k in "abc"},
         "cell_esd": {k: fit.uncertainties.get(k, 0.0) for k in "abc"},
-        "cell_gsas2": lengths,
-        "cell_esd_gsas2": errors,
+        "cell_stored": {k: stored["cell"][f"length_{k}"] for k in "abc"},
+        "cell_esd_stored": {k: stored["cell_esd"][f"length_{k}"] for k in "abc"},
         "least_u": min(v for k, v in fit.values.items() if k.startswith("u:")),
         "warnings": list(fit.warnings),
+    }
+
+
+def _beside(fit: Fit, theirs: Fit, seconds: dict[str, float]) -> dict[str, Any]:
+    """GSAS-II's refinement of the same run, and our e.s.d.s over its own."""
+    ratios = {
+        k: round(fit.uncertainties[k] / esd, 3)
+        for k, esd in theirs.uncertainties.items()
+        if k in CELL and k in fit.uncertainties
+    }
+    return {
+        "r_wp_gsas2": round(theirs.r_wp, 3),
+        "parameters_gsas2": theirs.n_parameters,
+        "seconds_gsas2": seconds["seconds"],
+        "cell_esd_over_gsas2": ratios,
     }
 
 
@@ -110,6 +141,60 @@ def _bonds(fit: Fit, bond: tuple[str, str] | None) -> dict[str, Any]:
     return {
         "bonds": [round(v, 3) for v in found],
         "mean_bond": round(float(np.mean(found)), 3),
+    }
+
+
+def against_pawley(
+    folder: str | Path, solutions: str | Path, output: str | Path
+) -> list[dict[str, Any]]:
+    """Rows of measured compounds: R_wp of the solved structure beside that of its cell.
+
+    ``solutions`` is the result file of ``benchmark measured``, whose first structures are
+    refined against the patterns in ``folder``, one for each compound. The Pawley fit has as
+    many background terms as the refinement.
+    """
+    folder = Path(folder)
+    header, solved = results.read([solutions])
+    index = read_index(folder, tuple(header[0]["settings"]["tiers"]))
+    firsts: dict[str, dict] = {}
+    for row in solved:
+        if row.get("first") is not None:
+            firsts.setdefault(index[row["id"]]["compound"], row)
+    done = results.start(output, {"benchmark": "pawley", "solutions": fingerprint(firsts)})
+    known = {row["compound"] for row in done}
+    for compound, row in firsts.items():
+        if compound in known:
+            continue
+        try:
+            found = _over_floor(folder, index[row["id"]], row)
+        except Exception as error:  # a long run must not end at one entry
+            found = {"error": f"{type(error).__name__}: {error}"}
+        found = {"id": row["id"], "compound": compound, **found}
+        results.append(output, found)
+        done.append(found)
+    return done
+
+
+def _over_floor(folder: Path, facts: dict[str, Any], row: dict) -> dict[str, Any]:
+    """One structure refined, and its cell fitted with the same beam and background."""
+    from pymatgen.core import Structure
+
+    beam = beam_of(facts["wavelength_A"], facts["kalpha2"])
+    pattern = read(folder / f"{facts['id']}.xy", wavelength=beam)
+    fit, seconds = _timed(partial(refine, pattern, Structure.from_dict(row["first"])))
+    cell = [fit.values[k] for k in CELL]
+    terms = len(fit.table.matching("background:*"))
+    known = replace(pattern, radiation=fit.radiation)
+    floor = pawley(known, cell, fit.space_group, background=terms)
+    return {
+        "right": row["fits"][0]["literature"],
+        "r_wp": fit.r_wp,
+        "gof": fit.r_values.get("gof"),
+        "parameters": fit.n_parameters,
+        "r_wp_pawley": floor.r_wp,
+        "r_wp_over_pawley": fit.r_wp / floor.r_wp,
+        "warnings": list(fit.warnings),
+        **seconds,
     }
 
 

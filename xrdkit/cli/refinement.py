@@ -22,7 +22,7 @@ BUILT_IN_ONLY = "GSAS-II is not asked for {}; leave it out, or use --engine buil
 def add_options(sub: argparse.ArgumentParser) -> None:
     """Options of ``xrdkit refine``."""
     add_pattern(sub)
-    sub.add_argument("cif", metavar="CIF", help="structure to start from")
+    sub.add_argument("cif", metavar="CIF", help="start; FILE#BLOCK of several structures")
     sub.add_argument(
         "--phase",
         action="append",
@@ -47,7 +47,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         "--texture",
         type=axis,
         metavar="H,K,L",
-        help="March–Dollase axis in the reference setting, or none (default: found)",
+        help="March–Dollase axis in the setting of the CIF, or none (default: found)",
     )
     sub.add_argument("--occupancies", action="store_true", help="refine them too")
     sub.add_argument(
@@ -156,13 +156,13 @@ def start_of(args: argparse.Namespace) -> "str | Structure":
 
     Many programs write every atom of the cell in P1: then a warning names what they have.
     """
-    from xrdkit.crystal import read_cif
     from xrdkit.refine.rietveld.asymmetric import asymmetric_unit
+    from xrdkit.refine.rietveld.cif import cif_structure
 
     if args.symprec:
-        return read_cif(args.cif)
+        return cif_structure(args.cif)
     if asymmetric_unit(args.cif).space_group == 1:
-        found = asymmetric_unit(read_cif(args.cif))
+        found = asymmetric_unit(cif_structure(args.cif))
         if found.space_group > 1:
             said = f"{args.cif} is in P1, its atoms have {found.symbol}; "
             warn([f"{said}give --symprec 0.01 to refine them so"])

@@ -35,7 +35,7 @@ PROFILE = (
     "(1994)"
 )
 SHAPE = ("U", "V", "W", "X", "Y", "size", "strain", "asymmetry")
-OTHERS = ("zero", "displacement", "roughness", "absorption")
+OTHERS = ("zero", "displacement", "roughness", "absorption", "polarisation")
 BACKGROUND = (
     "Chebyshev polynomial of the first kind, sum over n of c(n) T(n, x) with x from -1 to "
     "1 over the range of the data; c(0), c(1), ... ="
@@ -44,13 +44,18 @@ TEXTURE = (
     "March-Dollase along ({}): mean over equivalents of (r^2^ cos^2^ + sin^2^/r)^-3/2^, r ="
 )
 CONVENTION = (
-    "E.s.d.s in brackets come from the full least-squares matrix, with the statistics of "
-    "the intensities alone{}; what the model and the wavelength leave out is not in them"
+    "E.s.d.s in brackets come from the full least-squares matrix{}; what the model and the "
+    "wavelength leave out is not in them"
+)
+KNOWN = ", with the statistics of the intensities alone"
+UNKNOWN = ", with the scatter of the intensities about the fit, as their σ are not known"
+SERIAL = (
+    ", multiplied by the factor of Berar & Lelann, J. Appl. Cryst. 24, 1 (1991), for "
+    "residuals that are alike between neighbours"
 )
 FACTOR = {
     "gof": ", multiplied by the goodness of fit where it is above one",
-    "berar-lelann": ", multiplied by the factor of Berar & Lelann, J. Appl. Cryst. 24, 1 "
-    "(1991)",
+    "berar-lelann": SERIAL,
     "statistical": "",
 }
 
@@ -122,7 +127,10 @@ def _details(fit: Fit) -> str:
 
 def convention(fit: Fit) -> str:
     """What e.s.d.s hold."""
-    return CONVENTION.format(FACTOR[fit.esd])
+    if fit.sigma is None:
+        serial = SERIAL if fit.esd == "berar-lelann" else ""
+        return CONVENTION.format(UNKNOWN + serial)
+    return CONVENTION.format(KNOWN + FACTOR[fit.esd])
 
 
 def values_text(fit: Fit, kinds: tuple[str, ...]) -> str:

@@ -64,8 +64,9 @@ def refine_steps(
     A stage that makes R_wp worse, or a parameter impossible, is undone, and tried once more
     towards the end. With ``instrument`` (``formats.read_instrument``) the profile stays as
     given, and size and strain are refined; with ``free_profile`` it starts there.
-    ``background`` is a number of Chebyshev terms, ``texture`` a March–Dollase axis,
-    ``exclude`` are ranges of 2θ (°), and ``project`` is a .gpx file to be written. Where
+    ``background`` is a number of Chebyshev terms, ``texture`` a March–Dollase axis (hkl in
+    the setting of ``structure``), ``exclude`` are ranges of 2θ (°), and ``project`` is a
+    .gpx file to be written. Where
     GSAS-II ends, or is silent for ``timeout`` s, the fit is that of the last good stage,
     with a warning; without one it is a GSAS2Error.
     """

@@ -84,7 +84,8 @@ def model_of(
     if instrument is not None:
         kept = ("geometry", "slits", "radius", "overflow")
         profile = replace(instrument, **{key: getattr(own, key) for key in kept})
-    table = first_table(units, profile, background=terms, texture=texture)
+    axis = texture and units[0].direction(texture)
+    table = first_table(units, profile, background=terms, texture=axis)
     size, strain = sample_start(fwhm, data, profile)
     level = float(np.quantile(data.intensity, 0.1))
     starts = {"size": size, "strain": strain, "background:0": level}

@@ -3,17 +3,18 @@
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
 
-from xrdkit.metrics import goodness_of_fit, r_exp, r_wp, r_wp_prime
 from xrdkit.refine.gsas2.covariance import State, moved_rows, spread_of, values_of
 from xrdkit.refine.gsas2.job import Model
 from xrdkit.refine.rietveld.answer import phases_of, structure_of
-from xrdkit.refine.rietveld.data import Data
+from xrdkit.refine.rietveld.frame import make_frame
+from xrdkit.refine.rietveld.model import evaluate
 from xrdkit.refine.rietveld.results import (
+    bragg_factors,
     correlations,
     effective_count,
     instrument_of,
+    r_factors,
     short_distances,
     uncertainties,
 )
@@ -22,26 +23,28 @@ from xrdkit.refine.rietveld.start import prefix_of
 from xrdkit.refine.rietveld.table import Parameters
 from xrdkit.types import Fit
 
-Curve = Float[np.ndarray, " points"]
-
 
 def fit_of(model: Model, state: State, notes: tuple[str, ...] = ()) -> Fit:
     """The fit of a state of the worker; ``notes`` are warnings of the run.
 
-    E.s.d.s are GSAS-II's, multiplied by GOF, but never made smaller by it. Of a mixture
-    ``background`` is that of the instrument: GSAS-II gives no curves of single phases.
+    E.s.d.s are GSAS-II's, multiplied by GOF, but never made smaller by it. R_Bragg and R_F
+    are those of the other engine, by its line shapes: GSAS-II's own leave out points below
+    the background. Of a mixture ``background`` is that of the instrument: GSAS-II gives no
+    curves of single phases.
     """
     data = model.data
     curves = [np.array(state[key]) * model.slits for key in ("calculated", "background")]
-    r_values = r_factors(data, *curves, len(state["names"]))
     table = table_of(model, state)
+    frame = make_frame(data, table)
+    lines = evaluate(frame, table, table.vector()).phases[0]
+    r_values = r_factors(data, *curves, len(state["names"]))
+    r_values |= bragg_factors(data, *curves, lines, frame.phases[0])
     spread = spread_of(table, state) / min(r_values.get("gof", 1.0), 1.0) ** 2
     table = table.with_vector(table.vector(), np.sqrt(np.diag(spread).clip(min=0)))
     close = [w for i in range(len(table.units)) for w in short_distances(table, i)]
     terms = sum(name.startswith("background:") for name in table.free)
     effective = effective_count(data, curves[0])
     chi2 = float((data.weight * (data.intensity - curves[0]) ** 2).sum())
-    first = state["phases"][0]
     return Fit(
         structure=structure_of(table, 0),
         phases=phases_of(table),
@@ -57,7 +60,7 @@ def fit_of(model: Model, state: State, notes: tuple[str, ...] = ()) -> Fit:
         space_group=table.units[0].space_group,
         space_group_symbol=table.units[0].symbol,
         parameters=len(state["names"]) - terms,
-        r_values=r_values | {key: first[key] for key in ("r_bragg", "r_f") if key in first},
+        r_values=r_values,
         uncertainties=uncertainties(table, spread) | shared_occupancies(table, state),
         engine="gsas2",
         values=values_by_name(table),
@@ -91,22 +94,3 @@ def shared_occupancies(table: Parameters, state: State) -> dict[str, float]:
             if esd > 0:
                 found[f"{prefix_of(table.units, i)}occupancy:{site.label}"] = esd
     return found
-
-
-def r_factors(
-    data: Data, calculated: Curve, background: Curve, parameters: int
-) -> dict[str, float]:
-    """R values in percent; R_exp and GOF only where σ is known."""
-    seen = data.weight > 0
-    y, curve, base = (v[seen] for v in (data.intensity, calculated, background))
-    sigma = data.sigma[seen] if data.counted else None
-    found = {
-        "r_p": 100 * float(np.abs(y - curve).sum() / np.abs(y).sum()),
-        "r_wp": r_wp(y, curve, sigma),
-        "r_wp_b": r_wp_prime(y, curve, base, sigma=sigma),
-    }
-    expected = r_exp(y, sigma, parameters)
-    if expected is None:
-        return found
-    gof = goodness_of_fit(y, curve, sigma, parameters=parameters)
-    return found | {"r_exp": expected, "gof": gof}

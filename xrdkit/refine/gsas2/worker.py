@@ -19,6 +19,7 @@ from typing import Any
 
 SIZES = (1e-3, 100.0)  # µm, what widths can tell
 LARGEST_U = 0.5  # Å²
+ROUNDING = 0.005  # of occupancies that stand in CIF with three figures
 WORSE = 1.0005  # times R_wp: a stage that ends above is undone
 
 
@@ -142,6 +143,8 @@ class Project:
             for atom in phase.atoms():
                 if not 0 < atom.uiso < LARGEST_U:
                     return f"U of {atom.label} is {atom.uiso:.3f} Å²"
+                if not -ROUNDING <= atom.occupancy <= 1 + ROUNDING:
+                    return f"the occupancy of {atom.label} is {atom.occupancy:.3f}"
         return ""
 
     def _least_variance(self) -> float:
@@ -175,7 +178,6 @@ class Project:
             [a.label, plain(a.coordinates), plain(a.occupancy), plain(a.uiso)]
             for a in phase.atoms()
         ]
-        reflections = self.histogram.data["Reflection Lists"][phase.name]
         return {
             "cell": plain(phase.data["General"]["Cell"][1:7]),
             "atoms": atoms,
@@ -183,29 +185,10 @@ class Project:
             "size": plain(use["Size"][1][0]),
             "strain": plain(use["Mustrain"][1][0]),
             "texture": plain(use["Pref.Ori."][1]),
-            **r_factors(reflections.get("RefList", [])),
         }
 
 
 SAMPLE = ("Scale", "Shift", "DisplaceX")
-
-
-def r_factors(reflections: Any) -> dict[str, float]:
-    """R_Bragg = Σ|Io - Ic| / ΣIo and R_F = Σ|Fo - Fc| / ΣFo in percent.
-
-    Columns 8, 9 and 11 of GSAS-II's list are Fo², Fc² and what makes intensities of them.
-    """
-    if not len(reflections):
-        return {}
-    observed, calculated = reflections[:, 8].clip(min=0), reflections[:, 9].clip(min=0)
-    factor = reflections[:, 11]
-    sums = (observed * factor).sum(), (observed**0.5).sum()
-    if min(sums) <= 0:
-        return {}
-    return {
-        "r_bragg": float(100 * (abs(observed - calculated) * factor).sum() / sums[0]),
-        "r_f": float(100 * abs(observed**0.5 - calculated**0.5).sum() / sums[1]),
-    }
 
 
 def plain(value: Any) -> Any:

@@ -1,14 +1,16 @@
 """What is refined of a structure: its cell and asymmetric unit in the reference setting."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from xrdkit.crystal import U_ISO, read_cif, symmetry_dataset, to_structure
+from xrdkit.crystal import U_ISO, symmetry_dataset, to_structure
+from xrdkit.refine.rietveld.cif import cif_structure, file_and_block, structure_block
 from xrdkit.scattering import HEAVIEST
 from xrdkit.space_group import (
     echelon,
@@ -28,6 +30,7 @@ SAME_PLACE = 0.05  # Å; species closer than that share a site
 APART = 0.4  # Å; full atoms closer than that overlap
 OVERFULL = 1.005  # occupancies of a site may sum to
 LARGEST = 2000  # atom sites of a CIF
+LONGEST = 48  # times a direction, to make its indices whole
 Matrix = Float[np.ndarray, "3 3"]
 
 
@@ -55,6 +58,7 @@ class AsymmetricUnit:
     """Cell (Å, °), operations with centring, and sites; without sites only a cell.
 
     Labels are the element's symbol and a running number, in the order of the sites.
+    Coordinates are ``basis`` times those of the source, plus a shift.
     """
 
     name: str
@@ -64,6 +68,20 @@ class AsymmetricUnit:
     rotations: Int[np.ndarray, "operations 3 3"]
     translations: Float[np.ndarray, "operations 3"]
     sites: tuple[Site, ...]
+    basis: Matrix = field(default_factory=lambda: np.eye(3))
+
+    def direction(self, hkl: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Least whole indices of the normal of planes hkl that the source's cell has."""
+        turned = np.array(hkl) @ np.linalg.inv(self.basis)
+        for times in range(1, LONGEST + 1):
+            whole = np.rint(times * turned).astype(int)
+            if np.abs(times * turned - whole).max() < 1e-3:
+                common = gcd(*whole.tolist())
+                return tuple((whole // common).tolist())
+        raise ValueError(
+            f"the direction {hkl} has no small indices in the reference setting, "
+            f"{self.symbol}; give the structure in that one"
+        )
 
     @property
     def polar(self) -> Float[np.ndarray, "directions 3"]:
@@ -79,10 +97,11 @@ def asymmetric_unit(
 ) -> AsymmetricUnit:
     """The asymmetric unit of a CIF, Structure, Fit or Candidate in the reference setting.
 
-    A CIF's own space group is kept; of others it is found within ``symprec`` (Å).
+    A CIF's own space group is kept; of others it is found within ``symprec`` (Å). Of a CIF
+    with several structures ``file.cif#block`` is one.
     """
     if isinstance(source, str | Path):
-        unit = _of_cif(str(source), symprec)
+        unit = _of_cif(source, symprec)
     elif isinstance(source, Fit):
         unit = _of_structure(source.structure, symprec)
     elif isinstance(source, Candidate):
@@ -125,18 +144,19 @@ def _of_structure(structure: "Structure", symprec: float) -> AsymmetricUnit:
     name = structure.composition.reduced_formula
     if found is None:
         frac, lattice, number = structure.frac_coords, structure.lattice.matrix, 1
-        rows = np.arange(len(structure))
+        rows, basis = np.arange(len(structure)), np.eye(3)
     else:
         frac, lattice, number = found.std_positions, found.std_lattice, found.number
         first = np.unique(found.mapping_to_primitive, return_index=True)[1]
         rows = first[found.std_mapping_to_primitive]
+        basis = np.array(found.transformation_matrix)
     u = [structure[i].properties.get("u_iso") or U_ISO for i in rows]
     atoms = [
         (place, element, share, own)
         for i, place, own in zip(rows, frac, u, strict=True)
         for element, share in present[i]
     ]
-    return _unit(name, int(number), np.array(lattice), atoms)
+    return replace(_unit(name, int(number), np.array(lattice), atoms), basis=basis)
 
 
 def _species(composition: "Composition") -> tuple[tuple[str, float], ...]:
@@ -147,29 +167,25 @@ def _species(composition: "Composition") -> tuple[tuple[str, float], ...]:
     return tuple(sorted((e, round(n, 6)) for e, n in found.items()))
 
 
-def _of_cif(path: str, symprec: float) -> AsymmetricUnit:
+def _of_cif(source: str | Path, symprec: float) -> AsymmetricUnit:
     """The unit of a CIF in its own space group, brought to the reference setting."""
     import gemmi
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}; check the name and the folder")
-    try:
-        small = gemmi.read_small_structure(path)
-    except (RuntimeError, ValueError, IndexError, UnicodeDecodeError):
-        return _of_structure(read_cif(path), symprec)
+    block, (path, chosen) = structure_block(source), file_and_block(source)
+    small = gemmi.SmallStructure()
+    if block is not None:
+        small = gemmi.make_small_structure_from_block(block)
     group = _group(small)
     cell = small.cell.parameters
     if len(small.sites) and not (np.isfinite(cell).all() and min(cell) > 0):
-        raise ValueError(
-            f"the cell of {Path(path).name} is {cell}; give six numbers above 0"
-        )
+        raise ValueError(f"the cell of {path.name} is {cell}; give six numbers above 0")
     if group is None and small.spacegroup_hm.strip():
         raise ValueError(
-            f"space group '{small.spacegroup_hm[:40]}' of {Path(path).name} is not known; "
+            f"space group '{small.spacegroup_hm[:40]}' of {path.name} is not known; "
             "give its Hermann–Mauguin symbol or its operations"
         )
     if group is None or not len(small.sites) or small.cell.volume < 1:
-        return _of_structure(read_cif(path), symprec)
+        return _of_structure(cif_structure(source), symprec)
     if len(small.sites) > LARGEST:
         raise ValueError(f"{path} has {len(small.sites)} sites, at most {LARGEST} are read")
     matrix, shift = _to_reference(group)
@@ -186,10 +202,11 @@ def _of_cif(path: str, symprec: float) -> AsymmetricUnit:
     for site, (place, _, share, _) in zip(small.sites, atoms, strict=True):
         if not np.isfinite([*place, share]).all():
             raise ValueError(
-                f"atom {site.label} of {Path(path).name} has no coordinates or occupancy; "
+                f"atom {site.label} of {path.name} has no coordinates or occupancy; "
                 "give numbers or leave it out"
             )
-    return _unit(Path(path).stem, group.number, lattice, atoms)
+    unit = _unit(chosen or path.stem, group.number, lattice, atoms)
+    return replace(unit, basis=matrix)
 
 
 def _group(small: "gemmi.SmallStructure") -> "gemmi.SpaceGroup | None":

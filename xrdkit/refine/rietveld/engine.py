@@ -11,6 +11,7 @@ import numpy as np
 from xrdkit.crystal import to_structure
 from xrdkit.progress import result_of
 from xrdkit.refine.rietveld.asymmetric import SYMPREC, AsymmetricUnit, asymmetric_unit
+from xrdkit.refine.rietveld.automatic import automatic
 from xrdkit.refine.rietveld.data import (
     Data,
     observations,
@@ -23,7 +24,6 @@ from xrdkit.refine.rietveld.restraints import Restraint
 from xrdkit.refine.rietveld.results import Esd, Outcome, fit_of
 from xrdkit.refine.rietveld.stages import (
     Options,
-    automatic,
     exchanging,
     first_outcome,
     run_stage,
@@ -80,13 +80,13 @@ def refine_steps(
 
     With ``instrument`` (``formats.read_instrument``) the profile stays as given, and size
     and strain are refined; without, U V W X Y and asymmetry are. ``background`` is a number
-    of Chebyshev terms (None: by BIC), ``texture`` a March–Dollase axis, None, or "auto":
-    the likeliest of seven, where BIC asks for it. ``displacement`` says who has a U of its
-    own: "site", "element" or "overall". ``occupancies`` frees those of partly occupied and
-    shared sites; sums on shared sites stay. ``exclude`` are ranges of 2θ (°). ``esd``:
-    "gof" multiplies e.s.d.s by GOF where it is above one, "berar-lelann" by their factor,
-    "statistical" by nothing. Closing the generator stops it; the last Progress has the
-    state then reached.
+    of Chebyshev terms (None: by BIC), ``texture`` a March–Dollase axis (hkl in the setting
+    of ``structure``), None, or "auto": the likeliest of seven, where BIC asks for it.
+    ``displacement`` says who has a U of its own: "site", "element" or "overall".
+    ``occupancies`` frees those of partly occupied and shared sites; sums on shared sites
+    stay. ``exclude`` are ranges of 2θ (°). ``esd``: "gof" multiplies e.s.d.s by GOF where
+    it is above one, "berar-lelann" by their factor, "statistical" by nothing. Closing the
+    generator stops it; the last Progress has the state then reached.
     """
     started = time.monotonic()
     data = observations(pattern, tuple(exclude))
@@ -120,7 +120,7 @@ def refine_steps(
         check_terms(background)
         units = units_of(structure, phases, symprec)
         profile = instrument or first_profile(pattern)
-        axis = None if texture == "auto" else texture
+        axis = units[0].direction(texture) if isinstance(texture, tuple) else None
         table = first_table(units, profile, background=background or TERMS, texture=axis)
         if displacement != "site":
             table = shared_u(table, displacement)

@@ -37,6 +37,7 @@ class PhaseFrame:
     wavelength: Lines
     bragg: Lines  # 2θ in °
     factor: Lines  # weight · multiplicity · LP · slits / V²
+    polarised: Lines  # K + (1 - K) cos²2θ, which is in the factor
     alignment: Float[np.ndarray, "operations reflections"] | None  # cos² to texture axis
     atoms: Scatterers | None
     cell: Places
@@ -121,6 +122,7 @@ def _phase(data: Data, table: Parameters, i: int) -> PhaseFrame:
     bragg = 2 * np.degrees(np.arcsin(sine))
     factor = _factor(data, sine, bragg) * np.array(beam.weights)[beam_of]
     factor = factor * multiplicity[reflection] / volume(cell) ** 2
+    polarised = polarisation_factor(beam.polarisation, bragg)
     atoms = None
     sites = np.zeros((0, 5), int)
     if unit.sites:
@@ -133,14 +135,19 @@ def _phase(data: Data, table: Parameters, i: int) -> PhaseFrame:
     texture = table.texture if i == 0 else None
     alignment = None if texture is None else _alignment(unit, hkl, cell, texture)
     return PhaseFrame(
-        unit, prefix, hkl, multiplicity, reflection, wavelength, bragg, factor, alignment,
-        atoms, cell_rows, sites, place(f"{prefix}scale"), intensities,
+        unit, prefix, hkl, multiplicity, reflection, wavelength, bragg, factor, polarised,
+        alignment, atoms, cell_rows, sites, place(f"{prefix}scale"), intensities,
     )  # fmt: skip
 
 
 def intensity_name(hkl: Int[np.ndarray, "3"]) -> str:
     """The name of the intensity of a reflection in a Pawley fit."""
     return f"intensity:{','.join(str(int(index)) for index in hkl)}"
+
+
+def polarisation_factor(k: float, bragg: Lines) -> Lines:
+    """K + (1 - K) cos²2θ at 2θ (°)."""
+    return k + (1 - k) * np.cos(np.radians(bragg)) ** 2
 
 
 def _factor(data: Data, sine: Lines, bragg: Lines) -> Lines:

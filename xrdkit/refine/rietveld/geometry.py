@@ -15,7 +15,9 @@ from xrdkit.types import Fit
 
 Values = Float[np.ndarray, " rows"]
 NOTHING, ANYTHING = 1e-9, 1e3  # e.s.d.s below and above these shares of a value are none
+SHORT = 0.72  # of the sum of covalent radii: atoms closer than that are too close
 BONDED = 1.25  # of the sum of covalent radii: longest distance that counts as a bond
+SAME = 1e-3  # fractional; vectors that differ by less are one
 VALENCE_REACH = 3.5  # Å; neighbours beyond add nothing to a bond-valence sum
 ANIONS = {
     "O": -2,
@@ -165,6 +167,44 @@ def _vector(
     return vector, rows
 
 
+def distinct(
+    table: Parameters, values: Values, phase: int, found: list[tuple[Contact, ...]]
+) -> list[tuple[Contact, ...]]:
+    """Contacts, or pairs of contacts of one site, that symmetry does not make equal.
+
+    Of each set of equivalent ones the first is kept; i–j and j–i are one.
+    """
+    unit = table.units[phase]
+    rotations = [_stabiliser(unit, site.frac) for site in unit.sites]
+    kept: list[tuple[Contact, ...]] = []
+    known: dict[tuple, list[np.ndarray]] = {}
+    for contacts_of_one in found:
+        vectors = [_vector(table, values, phase, c)[0] for c in contacts_of_one]
+        i, ends = contacts_of_one[0].i, [c.j for c in contacts_of_one]
+        seen = [(i, ends[::k], vectors[::k]) for k in (1, -1)]
+        if len(ends) == 1:  # from its other end
+            back = np.linalg.solve(contacts_of_one[0].rotation, -vectors[0])
+            seen[1] = (ends[0], [i], [back])
+        if any(
+            (np.abs(old - np.array(vectors) @ rotation.T) < SAME).all()
+            for centre, ends, vectors in seen
+            for old in known.get((centre, *ends), ())
+            for rotation in rotations[centre]
+        ):
+            continue
+        kept.append(contacts_of_one)
+        known.setdefault((i, *ends), []).append(np.array(vectors))
+    return kept
+
+
+def _stabiliser(
+    unit: AsymmetricUnit, frac: Float[np.ndarray, "3"]
+) -> Int[np.ndarray, "operations 3 3"]:
+    """Rotations of the operations that leave a place where it is."""
+    apart = unit.rotations @ frac + unit.translations - frac
+    return unit.rotations[(np.abs(apart - np.rint(apart)) < SAME).all(1)]
+
+
 def bonds(
     table: Parameters,
     values: Values,
@@ -222,6 +262,40 @@ def element_radius(element: str) -> float:
 def bond_limit(one: str, other: str) -> float:
     """Longest distance (Å) of two elements that counts as a bond."""
     return BONDED * (element_radius(one) + element_radius(other))
+
+
+def too_close(table: Parameters, values: Values, phase: int) -> list[tuple[Contact, float]]:
+    """Contacts of full atoms below 0.72 of the sum of covalent radii; that limit (Å)."""
+    unit = table.units[phase]
+    radii = np.array([element_radius(site.element) for site in unit.sites])
+    share = np.array([site.occupancy for site in unit.sites])
+    limit = SHORT * (radii[:, None] + radii)
+    limit = np.where(share[:, None] + share > 1, limit, 0.0)
+    if not len(radii) or not _crowded(table, values, phase, limit):
+        return []
+    near = contacts(table, values, phase, float(limit.max()))
+    return [
+        (c, float(limit[c.i, c.j]))
+        for c in near
+        if c.i <= c.j and distance(table, values, phase, c)[0] < limit[c.i, c.j]
+    ]
+
+
+def _crowded(
+    table: Parameters, values: Values, phase: int, limit: Float[np.ndarray, "sites sites"]
+) -> bool:
+    """Whether some nearest images are closer than their limits: a quick look."""
+    unit, cell = table.units[phase], values[rows_of(table, phase)[0]]
+    frac, lattice = coordinates(table, values, phase), lattice_rows(cell)
+    places = np.array([site.place for site in unit.sites])
+    for j in range(len(frac)):
+        images = unit.rotations @ frac[j] + unit.translations
+        apart = images[:, None] - frac
+        square = (((apart - np.rint(apart)) @ lattice) ** 2).sum(-1)
+        seen = square > np.where(places == places[j], 0.05, 1e-4)
+        if (seen & (square < limit[j] ** 2)).any():
+            return True
+    return bool(min(cell[:3]) < limit.max())
 
 
 def valence_sums(table: Parameters, values: Values, phase: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from xrdkit.refine.rietveld.frame import Frame, limits
 from xrdkit.refine.rietveld.metric import CELL, possible
 from xrdkit.refine.rietveld.model import NARROWEST, Evaluation, Values, evaluate, widths
-from xrdkit.refine.rietveld.restraints import Restraint, pulls
+from xrdkit.refine.rietveld.restraints import Apart, Restraint, pulls
 from xrdkit.refine.rietveld.shape import pseudo_voigt
 from xrdkit.refine.rietveld.table import Parameters, kind_of
 
@@ -18,6 +18,8 @@ SETTLED = 0.02  # shift / e.s.d. of every parameter at which a refinement has co
 REST = 0.1  # fall of χ² that a step may still promise, of χ² / (N - P)
 FLAT = 1e-7  # relative fall of χ² in a cycle at which it has converged
 SINGULAR = 1e-11  # smallest eigenvalue, of the scaled normal matrix, that is inverted
+STOPS = 8  # limits that one step may stop at, beside those of single parameters
+SLACK = 1e-9  # beyond a limit that is none
 NARROW = 0.4  # least FWHM, of a step of the scan
 Stepper = Callable[[float], Float[np.ndarray, " free"]]
 CELL_STEP = 0.004  # most that a cell parameter moves in a cycle, relative
@@ -47,7 +49,7 @@ def minimise(
     table: Parameters,
     *,
     cycles: int = 20,
-    restraints: tuple[Restraint, ...] = (),
+    restraints: tuple[Restraint | Apart, ...] = (),
 ) -> Iterator[State]:
     """Yield the state after every cycle, never a worse one, until it has converged."""
     state = state_of(frame, table, table.vector(), restraints)
@@ -76,7 +78,10 @@ def minimise(
 
 
 def state_of(
-    frame: Frame, table: Parameters, values: Values, restraints: tuple[Restraint, ...] = ()
+    frame: Frame,
+    table: Parameters,
+    values: Values,
+    restraints: tuple[Restraint | Apart, ...] = (),
 ) -> State:
     """Profile, χ², normal matrix and gradient of a table's refined rows at these values."""
     matrix, _ = table.ties()
@@ -151,8 +156,8 @@ def _settled(state: State) -> State:
 def _steps(frame: Frame, table: Parameters, state: State) -> Stepper:
     """A function damping -> step of the free rows, those at their limits held.
 
-    Where a step would make the Gaussian width negative somewhere in the range, it is the
-    best one of those that keep it at its least there.
+    Where a step would make the Gaussian width negative somewhere in the range, or bring a
+    sum of parameters beyond its limits, it is the best one of those that stop there.
     """
     use = np.flatnonzero(~at_limit(table, state))
     scale = np.sqrt(np.maximum(np.diag(state.normal), 1e-300))[use]
@@ -169,11 +174,11 @@ def _steps(frame: Frame, table: Parameters, state: State) -> Stepper:
         found = np.zeros(len(state.free))
         plain = found[use] = solved(state.gradient[use], damping)
         rows, gaps = [], []
-        for _ in range(4):
-            place, gap = narrowest(frame, table, state.values + state.ties @ found)
-            if gap >= -1e-9:
+        for _ in range(STOPS):
+            values = state.values + state.ties @ found
+            row, gap = broken_limit(frame, table, state, values)
+            if gap >= -SLACK:
                 break
-            row = np.array([place**2, place, 1]) @ state.ties[uvw_rows(table)]
             rows.append(row[use])
             gaps.append(gap - row @ found + row[use] @ plain)
             constraint = np.array(rows)
@@ -183,6 +188,37 @@ def _steps(frame: Frame, table: Parameters, state: State) -> Stepper:
         return found
 
     return step
+
+
+def broken_limit(
+    frame: Frame, table: Parameters, state: State, values: Values
+) -> tuple[Float[np.ndarray, " free"], float]:
+    """What values are beyond: how it changes with the free rows, and how far it is inside.
+
+    The floor of the Gaussian width, or a limit of a row that follows a sum of others, or of
+    these others; negative is outside.
+    """
+    place, gap = narrowest(frame, table, values)
+    if gap < -SLACK:
+        return np.array([place**2, place, 1]) @ state.ties[uvw_rows(table)], gap
+    rows = summed_rows(table, state)
+    low, high = (limit[rows] for limit in table.bounds())
+    gaps = np.concatenate([values[rows] - low, high - values[rows]])
+    worst = int(np.argmin(gaps)) if len(gaps) else 0
+    if not len(gaps) or gaps[worst] >= -SLACK:
+        return np.zeros(len(state.free)), 0.0
+    sign = 1 if worst < len(rows) else -1
+    return sign * state.ties[rows[worst % len(rows)]], float(gaps[worst])
+
+
+def summed_rows(table: Parameters, state: State) -> Int[np.ndarray, " rows"]:
+    """Rows that follow sums of free ones, if not by symmetry, and these free ones."""
+    sums = [
+        i for i, row in enumerate(table.rows)
+        if row.tie and not row.by_symmetry and np.count_nonzero(state.ties[i]) > 1
+    ]  # fmt: skip
+    others = state.free[(state.ties[sums] != 0).any(0)]
+    return np.concatenate([np.array(sums, int), others])
 
 
 def narrowest(frame: Frame, table: Parameters, values: Values) -> tuple[float, float]:
@@ -210,12 +246,14 @@ def _moved(
     step = step / max(1.0, float((np.abs(step) / longest).max(initial=0)))
     low, high = table.bounds()
     matrix, constant = table.ties()
+    sums = summed_rows(table, state)
     for _ in range(6):
         free = np.clip(state.values[state.free] + step, low[state.free], high[state.free])
         values = state.values.copy()
         values[state.free] = free
         values = matrix @ values + constant
-        if feasible(frame, table, values):
+        inside = (values >= low - SLACK) & (values <= high + SLACK)
+        if inside[sums].all() and feasible(frame, table, values):
             return values
         step = step / 3
     return None

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from xrdkit.profile import SCHERRER
-from xrdkit.refine.rietveld.frame import Frame, PhaseFrame
+from xrdkit.refine.rietveld.frame import Frame, PhaseFrame, polarisation_factor
 from xrdkit.refine.rietveld.metric import inverse_d_squared
 from xrdkit.refine.rietveld.shape import Shapes, pseudo_voigt, shapes
 from xrdkit.refine.rietveld.structure_factors import squares
-from xrdkit.refine.rietveld.table import SIZE, Parameters
+from xrdkit.refine.rietveld.table import POLARISATION, SIZE, Parameters
 
 NARROWEST = 1e-6  # °², the least Gaussian FWHM²
 TAIL = 0.02  # lines are cut where they fall below this share of the noise
@@ -169,7 +169,7 @@ def _texture(
 def _transmission(
     phase: PhaseFrame, table: Parameters, values: Values
 ) -> tuple[Lines, dict[int, Lines]]:
-    """Surface roughness times absorption in a capillary, and derivatives by row.
+    """Surface roughness, absorption in a capillary and polarisation; derivatives by row.
 
     Roughness p, depth q: (1 - p + p exp(-q / sinθ)) / (1 - p + p exp(-q)), Suortti, J.
     Appl. Cryst. 5, 325 (1972).
@@ -184,7 +184,22 @@ def _transmission(
     by_q = (-p * low / sine + rough * p * high) / bottom
     through, by_mu = capillary(mu_r, sine**2)
     slopes = (by_p * through, by_q * through, rough * by_mu)
-    return rough * through, dict(zip(rows, slopes, strict=True))
+    polarised, by_k = _polarised(phase, table, values)
+    found = {r: polarised * slope for r, slope in zip(rows, slopes, strict=True)}
+    found |= {row: rough * through * slope for row, slope in by_k.items()}
+    return rough * through * polarised, found
+
+
+def _polarised(
+    phase: PhaseFrame, table: Parameters, values: Values
+) -> tuple[Lines, dict[int, Lines]]:
+    """Polarisation over that of the pattern's beam, and its derivative; one without K."""
+    if POLARISATION not in table:
+        return np.ones_like(phase.bragg), {}
+    row = table.place(POLARISATION)
+    now = polarisation_factor(float(values[row]), phase.bragg)
+    slope = np.sin(np.radians(phase.bragg)) ** 2
+    return now / phase.polarised, {row: slope / phase.polarised}
 
 
 def capillary(mu_r: float, sin2: Lines) -> tuple[Lines, Lines]:

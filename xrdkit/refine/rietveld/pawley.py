@@ -42,7 +42,7 @@ from xrdkit.types import Fit, Instrument, Pattern, Progress
 
 ROUNDS = 6  # of Le Bail's partition and two cycles, in each stage
 TOGETHER = 0.2  # FWHM; lines closer than that have one intensity
-MOST_LINES = 1500  # intensities that are refined; more are only partitioned (Le Bail)
+MOST_LINES = 600  # intensities that are refined; more are only partitioned (Le Bail)
 
 
 def pawley(
@@ -135,15 +135,16 @@ def _with_background(table: Parameters, data: Data) -> Parameters:
 def _stages(
     data: Data, table: Parameters, options: Options
 ) -> Iterator[tuple[str, int, int, Outcome]]:
-    """Cycles of all stages: Le Bail between cycles, then Pawley."""
+    """Cycles of Le Bail's stages, undone where they do harm, then of Pawley's."""
     frame = make_frame(data, table)
     table = le_bail(data, frame, table, 5)
     origin = table.units[0].name
     outcome = Outcome(data, frame, table, state_of(frame, table, table.vector()), origin)
     cell, *others = stages_of(table, data, options)[1:]
     stages = (cell, Stage("background", ("background",)), *others)
+    total = len(stages) + 1
     for done, stage in enumerate(stages, 1):
-        table = settled(outcome)
+        before, table = outcome, settled(outcome)
         if done == len(stages) and options.terms is None:
             table = with_terms(table, chosen_terms(data, outcome.state))
         table = freed(table, stage)
@@ -151,31 +152,44 @@ def _stages(
             start = weighted_r(outcome)
             for found in run_stage(outcome, table, options, 2):
                 outcome = found
-                yield stage.name, done, len(stages) + 1, outcome
+                yield stage.name, done, total, outcome
             table = le_bail(data, outcome.frame, settled(outcome), 3)
             if abs(weighted_r(outcome) / start - 1) < 1e-3:
                 break
-    if sum(kind_of(name) == "intensity" for name in table.names) <= MOST_LINES:
-        table = freed(settled(outcome), Stage("intensities", ("intensity",)))
-        for _ in range(ROUNDS):
-            for found in run_stage(outcome, table, options, options.cycles):
-                outcome = found
-                yield "intensities", len(stages) + 1, len(stages) + 1, outcome
-            terms = options.terms or chosen_terms(data, outcome.state)
-            if terms == len(table.matching("background:*")):
-                break
-            table = with_terms(settled(outcome), terms)
-    else:
+        outcome = min(before, outcome, key=weighted_r)
+    for found in _together(outcome, stages, options):
+        yield "intensities", total, total, found
+
+
+def _together(
+    outcome: Outcome, stages: tuple[Stage, ...], options: Options
+) -> Iterator[Outcome]:
+    """Cycles of all intensities with what the stages free."""
+    table = settled(outcome)
+    if len(table.matching("intensity:*")) > MOST_LINES:
         note = f"more than {MOST_LINES} lines: intensities by Le Bail's partition, not in P"
-        outcome = replace(outcome, notes=(*outcome.notes, note))
-        yield "intensities", len(stages) + 1, len(stages) + 1, outcome
+        yield replace(outcome, notes=(*outcome.notes, note))
+        return
+    kinds = tuple(kind for stage in stages for kind in stage.free)
+    start = (pair for stage in stages for pair in stage.start)
+    begun = tuple((name, value) for name, value in start if not table[name].value)
+    table = freed(table, Stage("intensities", ("intensity", *kinds), begun))
+    for _ in range(ROUNDS):
+        for found in run_stage(outcome, table, options, options.cycles):
+            outcome = found
+            yield outcome
+        terms = options.terms or chosen_terms(outcome.data, outcome.state)
+        if terms == len(table.matching("background:*")):
+            break
+        table = with_terms(settled(outcome), terms)
 
 
 def le_bail(data: Data, frame: Frame, table: Parameters, rounds: int) -> Parameters:
     """The table with intensities by Le Bail's partition, profile and background as is."""
     for _ in range(rounds):
         state = state_of(frame, table, table.vector())
-        observed, calculated = partition(data, state.evaluation, 0)
+        now = state.evaluation
+        observed, calculated = partition(data, now.curve, now.background, now.phases[0])
         phase = frame.phases[0]
         count = len(phase.hkl)
         above = np.bincount(phase.reflection, np.maximum(observed, 0), count)

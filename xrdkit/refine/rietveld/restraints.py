@@ -5,7 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from xrdkit.refine.rietveld.geometry import Contact, angle, contacts, distance
+from xrdkit.refine.rietveld.geometry import (
+    Contact,
+    angle,
+    contacts,
+    distance,
+    distinct,
+    too_close,
+)
 from xrdkit.refine.rietveld.table import Parameters
 
 NEAR = 1.3  # times the target distance: pairs of elements within are restrained
@@ -17,8 +24,9 @@ class Restraint:
     """Distance (Å) of two atoms or angle (°) at the second of three, with its tolerance.
 
     ``atoms`` are labels such as ("P1", "O2"), which stand for the nearest pair, or elements
-    such as ("P", "O"), which stand for all pairs up to 1.3 times the target; ``phase``
-    counts from 0.
+    such as ("P", "O"), which stand for all pairs up to 1.3 times the target, each that
+    symmetry does not make equal to another one being an observation; ``phase`` counts from
+    0.
     """
 
     atoms: tuple[str, ...]
@@ -38,8 +46,20 @@ class Restraint:
             )
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Atoms closer than 0.72 of the sum of their covalent radii are pushed apart.
+
+    ``tolerance`` (Å) is the standard deviation of that limit.
+    """
+
+    tolerance: float | int = 0.02
+
+
 def pulls(
-    table: Parameters, values: Float[np.ndarray, " rows"], restraints: tuple[Restraint, ...]
+    table: Parameters,
+    values: Float[np.ndarray, " rows"],
+    restraints: tuple[Restraint | Apart, ...],
 ) -> tuple[Float[np.ndarray, " pulls"], Float[np.ndarray, "pulls rows"]]:
     """(target - value) / tolerance of every restraint, and ∂value / tolerance by row."""
     pull, slopes = [], []
@@ -50,10 +70,27 @@ def pulls(
             pull.append((row.restraint[0] - values[i]) / row.restraint[1])
             slopes.append(slope)
     for restraint in restraints:
+        if isinstance(restraint, Apart):
+            for value, slope in _missing(table, values):
+                pull.append(value / restraint.tolerance)
+                slopes.append(slope / restraint.tolerance)
+            continue
         for value, slope in _measured(table, values, restraint):
             pull.append((restraint.target - value) / restraint.tolerance)
             slopes.append(slope / restraint.tolerance)
     return np.array(pull), np.array(slopes).reshape(-1, len(table))
+
+
+def _missing(
+    table: Parameters, values: Float[np.ndarray, " rows"]
+) -> list[tuple[float, Float[np.ndarray, " rows"]]]:
+    """What atoms of all phases lack of their limits (Å), and derivatives of distances."""
+    found = []
+    for phase in range(len(table.units)):
+        for contact, limit in too_close(table, values, phase):
+            length, slope = distance(table, values, phase, contact)
+            found.append((limit - length, slope))
+    return found
 
 
 def _measured(
@@ -65,19 +102,15 @@ def _measured(
         raise ValueError(f"restraint on phase {phase}; there are {len(table.units)}")
     if len(atoms) == 2:
         near = contacts(table, values, phase, NEAR * restraint.target + 0.5)
-        found = [
-            distance(table, values, phase, c)
-            for c in near
-            if _pair(table, restraint, c, atoms[0], atoms[1])
-        ]
-        return _chosen(found, restraint, table)
-    near = contacts(table, values, phase, ANGLES)
-    ends = [_around(table, restraint, near, atoms[1], atoms[k]) for k in (0, 2)]
-    pairs = [(a, b) for a in ends[0] for b in ends[1] if a.i == b.i and a is not b]
-    if atoms[0] == atoms[2]:
-        pairs = [(a, b) for a, b in pairs if id(a) < id(b)]
-    found = [angle(table, values, phase, a, b) for a, b in pairs]
-    return _chosen(found, restraint, table)
+        found = [(c,) for c in _around(table, restraint, near, *atoms)]
+        measure = distance
+    else:
+        near = contacts(table, values, phase, ANGLES)
+        ends = [_around(table, restraint, near, atoms[1], atoms[k]) for k in (0, 2)]
+        found = [(a, b) for a in ends[0] for b in ends[1] if a.i == b.i and a is not b]
+        measure = angle
+    alone = distinct(table, values, phase, found)
+    return _chosen([measure(table, values, phase, *c) for c in alone], restraint, table)
 
 
 def _around(
@@ -100,7 +133,7 @@ def _chosen(
     restraint: Restraint,
     table: Parameters,
 ) -> list[tuple[float, Float[np.ndarray, " rows"]]]:
-    """Of labels the nearest to the target, of elements all that are near, each once."""
+    """Of labels the nearest to the target, of elements all that are near."""
     labels = {site.label for site in table.units[restraint.phase].sites}
     if not found:
         names = ", ".join(sorted(labels))
@@ -111,5 +144,4 @@ def _chosen(
     found = sorted(found, key=lambda one: abs(one[0] - restraint.target))
     if labels.issuperset(restraint.atoms):
         return found[:1]
-    unique: dict[float, tuple] = {round(one[0], 4): one for one in reversed(found)}
-    return [u for u in unique.values() if u[0] < NEAR * restraint.target]
+    return [one for one in found if one[0] < NEAR * restraint.target]

@@ -15,18 +15,29 @@ from xrdkit.metrics import goodness_of_fit, r_exp, r_wp, r_wp_prime
 from xrdkit.refine.known import density
 from xrdkit.refine.rietveld.answer import phases_of, structure_of
 from xrdkit.refine.rietveld.data import Data
-from xrdkit.refine.rietveld.frame import Frame
-from xrdkit.refine.rietveld.geometry import contacts, distance, element_radius
-from xrdkit.refine.rietveld.least_squares import State, at_limit, covariance
+from xrdkit.refine.rietveld.frame import Frame, PhaseFrame
+from xrdkit.refine.rietveld.geometry import distance, too_close
+from xrdkit.refine.rietveld.least_squares import (
+    State,
+    at_limit,
+    covariance,
+    summed_rows,
+)
 from xrdkit.refine.rietveld.metric import CELL, volume, volume_derivatives
-from xrdkit.refine.rietveld.model import Evaluation
+from xrdkit.refine.rietveld.model import PhaseProfile
 from xrdkit.refine.rietveld.start import prefix_of
-from xrdkit.refine.rietveld.table import Parameters, is_size, kind_of
-from xrdkit.types import Fit, Instrument
+from xrdkit.refine.rietveld.table import (
+    POLARISATION,
+    ROUNDING,
+    Parameters,
+    is_size,
+    kind_of,
+)
+from xrdkit.types import Fit, Instrument, Radiation
 
+Points = Float[np.ndarray, " points"]
 Esd = Literal["gof", "berar-lelann", "statistical"]
 STRONG = 0.9  # correlation that is named
-SHORT = 0.72  # of the sum of covalent radii: atoms closer than that are named
 LARGE_U = 0.1  # Å²
 WHITE = 1 + 4 / np.pi  # sum over runs / sum over points, squared, of uncorrelated residuals
 
@@ -64,7 +75,10 @@ def fit_of(outcome: Outcome, esd: Esd | None = "gof") -> Fit:
     parameters = int((~held).sum())
     terms = sum(name.startswith("background:") for name in table.free)
     curve = state.evaluation.curve
-    r_values = r_factors(data, state.evaluation, parameters)
+    background = state.evaluation.background
+    r_values = r_factors(data, curve, background, parameters)
+    first = state.evaluation.phases[0]
+    r_values |= bragg_factors(data, curve, background, first, outcome.frame.phases[0])
     unit = table.units[0]
     effective = effective_count(data, curve)
     return Fit(
@@ -77,7 +91,7 @@ def fit_of(outcome: Outcome, esd: Esd | None = "gof") -> Fit:
         observed=data.intensity,
         calculated=curve,
         background=curve - state.evaluation.phases[0].curve,
-        radiation=data.radiation,
+        radiation=beam_of(table, data.radiation),
         instrument=instrument_of(table, data.instrument),
         space_group=unit.space_group,
         space_group_symbol=unit.symbol,
@@ -94,6 +108,13 @@ def fit_of(outcome: Outcome, esd: Esd | None = "gof") -> Fit:
     )
 
 
+def beam_of(table: Parameters, beam: Radiation) -> Radiation:
+    """The beam with the refined polarisation."""
+    if POLARISATION not in table:
+        return beam
+    return replace(beam, polarisation=table[POLARISATION].value)
+
+
 def instrument_of(table: Parameters, instrument: Instrument) -> Instrument:
     """The instrument with the refined profile."""
     value = table.values
@@ -104,31 +125,38 @@ def instrument_of(table: Parameters, instrument: Instrument) -> Instrument:
     )
 
 
-def r_factors(data: Data, evaluation: Evaluation, parameters: int) -> dict[str, float]:
+def r_factors(
+    data: Data, calculated: Points, background: Points, parameters: int
+) -> dict[str, float]:
     """R values in percent; R_exp and GOF only where σ is known."""
-    y, curve, background = data.intensity, evaluation.curve, evaluation.background
     seen = data.weight > 0
-    y, curve, background = y[seen], curve[seen], background[seen]
+    y, curve, base = (v[seen] for v in (data.intensity, calculated, background))
     sigma = data.sigma[seen] if data.counted else None
     found = {
         "r_p": 100 * float(np.abs(y - curve).sum() / np.abs(y).sum()),
         "r_wp": r_wp(y, curve, sigma),
-        "r_wp_b": r_wp_prime(y, curve, background, sigma=sigma),
+        "r_wp_b": r_wp_prime(y, curve, base, sigma=sigma),
     }
     expected = r_exp(y, sigma, parameters)
-    if expected is not None:
-        found["r_exp"] = expected
-        found["gof"] = goodness_of_fit(y, curve, sigma, parameters=parameters)
-    return found | bragg_factors(data, evaluation)
+    if expected is None:
+        return found
+    gof = goodness_of_fit(y, curve, sigma, parameters=parameters)
+    return found | {"r_exp": expected, "gof": gof}
 
 
-def bragg_factors(data: Data, evaluation: Evaluation) -> dict[str, float]:
-    """R_Bragg Σ|I_o - I_c| / ΣI_o and R_F Σ|√I_o - √I_c| / Σ√I_o of the first phase.
+def bragg_factors(
+    data: Data, curve: Points, background: Points, profile: PhaseProfile, frame: PhaseFrame
+) -> dict[str, float]:
+    """R_Bragg Σ|I_o - I_c| / ΣI_o and R_F Σ|√I_o - √I_c| / Σ√I_o of a phase, in percent.
 
-    "Observed" intensities are what Rietveld's partition gives each reflection of the
-    observed profile.
+    I is the integrated intensity of a reflection, multiplicity, Lorentz and polarisation
+    factors and all wavelengths included; I_o is what Rietveld's partition gives it of the
+    observed profile. R. A. Young, The Rietveld Method (1993), table 1.3.
     """
-    observed, calculated = partition(data, evaluation, 0)
+    observed, calculated = (
+        np.bincount(frame.reflection, areas)
+        for areas in partition(data, curve, background, profile)
+    )
     if not observed.sum() > 0:
         return {}
     root_o, root_c = np.sqrt(np.maximum(observed, 0)), np.sqrt(np.maximum(calculated, 0))
@@ -139,16 +167,15 @@ def bragg_factors(data: Data, evaluation: Evaluation) -> dict[str, float]:
 
 
 def partition(
-    data: Data, evaluation: Evaluation, phase: int
+    data: Data, curve: Points, background: Points, profile: PhaseProfile
 ) -> tuple[Float[np.ndarray, " lines"], Float[np.ndarray, " lines"]]:
     """Observed and calculated areas of the lines of a phase, by Rietveld's partition."""
-    found = evaluation.phases[phase]
-    peaks = evaluation.curve - evaluation.background
+    peaks = curve - background
     seen = (data.weight > 0) & (peaks > 1e-6 * max(float(peaks.max()), 1e-12))
-    above = data.intensity - evaluation.background
+    above = data.intensity - background
     ratio = np.divide(above, peaks, out=np.zeros_like(peaks), where=seen)
-    matrix = found.shapes.area.T
-    return found.areas * (matrix @ ratio), found.areas * (matrix @ seen.astype(float))
+    matrix = profile.shapes.area.T
+    return profile.areas * (matrix @ ratio), profile.areas * (matrix @ seen.astype(float))
 
 
 def effective_count(data: Data, curve: Float[np.ndarray, " points"]) -> float:
@@ -268,6 +295,10 @@ def warnings_of(
             found.append(f"{row.name} is at its limit, {said}, and has no e.s.d.")
         elif gone or not spread[table.place(row.name), table.place(row.name)] > 0:
             found.append(f"{row.name} is not determined by the data; fix it")
+    for i in summed_rows(table, state):
+        row, (low, high) = table.rows[i], (limit[i] for limit in table.bounds())
+        if row.tie and min(row.value - low, high - row.value) < ROUNDING:
+            found.append(f"{row.name}, {row.tie}, is at its limit, {abs(row.value):.4g}")
     for row in table.rows:
         if kind_of(row.name) == "u" and row.value > LARGE_U:
             found.append(f"{row.name} = {row.value:.3f} Å² is large: wrong or empty site?")
@@ -286,15 +317,9 @@ def warnings_of(
 def short_distances(table: Parameters, phase: int) -> list[str]:
     """Pairs of atoms closer than 0.72 times the sum of their covalent radii."""
     unit, values = table.units[phase], table.vector()
-    radii = [element_radius(site.element) for site in unit.sites]
-    reach = SHORT * 2 * max(radii, default=0)
     found: dict[tuple[str, str], float] = {}
-    for contact in contacts(table, values, phase, reach) if radii else []:
-        one, other = unit.sites[contact.i], unit.sites[contact.j]
-        if contact.i > contact.j or one.occupancy + other.occupancy <= 1:
-            continue
+    for contact, _ in too_close(table, values, phase):
         length = distance(table, values, phase, contact)[0]
-        if length < SHORT * (radii[contact.i] + radii[contact.j]):
-            key = (one.label, other.label)
-            found[key] = min(found.get(key, np.inf), length)
+        key = (unit.sites[contact.i].label, unit.sites[contact.j].label)
+        found[key] = min(found.get(key, np.inf), length)
     return [f"{a} and {b} are only {d:.2f} Å apart" for (a, b), d in found.items()]

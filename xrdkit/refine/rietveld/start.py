@@ -65,7 +65,7 @@ def _instrument_rows(instrument: Instrument) -> list[Parameter]:
         Parameter("X", instrument.x, low=0.0, high=5),
         Parameter("Y", instrument.y, low=0.0, high=5),
         Parameter("asymmetry", instrument.asymmetry, low=0.0, high=0.3),
-        Parameter("roughness", 0.0, low=0.0, high=0.9),
+        Parameter("roughness", 0.0, low=0.0, high=1.0),
         Parameter("roughness_depth", 0.3, low=0.01, high=5),
         Parameter("absorption", 0.0, low=0.0, high=3),
     ]

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 TERM = re.compile(r"\s*([+-]?)\s*(?:(\d+\.?\d*(?:e[+-]?\d+)?)\s*\*?\s*)?([^\s*+-]+)?", re.I)
 LONGEST = 200  # characters of a tie
 DEEPEST = 10  # ties that follow ties
+ROUNDING = 1e-8  # how far beyond its limits a sum may be
 STEPS = 50  # tables that are remembered
 SIZE = 1e4  # sizes (Å) are refined as their reciprocals: none is 0, and widths are linear
+POLARISATION = "polarisation"  # K; there is a row where a pattern asks for another one
 EDITABLE = ("value", "refine", "low", "high", "tie", "restraint")
 
 
@@ -57,8 +59,9 @@ class Parameters:
     Names: ``scale a b c alpha beta gamma size strain texture`` and ``x:Ti1 y:Ti1 z:Ti1
     u:Ti1 occupancy:Ti1`` of a phase, those of further phases behind ``name/``; ``zero``
     (°), ``displacement`` (mm), ``U V W`` (°²), ``X Y`` (°), ``asymmetry`` ((S + H)/L),
-    ``roughness``, ``absorption`` (µR) and ``background:0`` … of the pattern. ``radiation``
-    is what a refinement took the beam for, where its pattern left that open.
+    ``roughness``, ``absorption`` (µR) and ``background:0`` … of the pattern, and where it
+    was refined, ``polarisation`` (K), which replaces that of the beam. ``radiation`` is
+    what a refinement took the beam for, where its pattern left that open.
     """
 
     rows: tuple[Parameter, ...]
@@ -150,7 +153,8 @@ class Parameters:
         values = matrix @ new.vector() + constant
         low, high = new.bounds()
         for row, value, least, most in zip(rows, values, low, high, strict=True):
-            if row.tie and not row.by_symmetry and not least <= value <= most:
+            inside = least - ROUNDING <= value <= most + ROUNDING
+            if row.tie and not row.by_symmetry and not inside:
                 raise ValueError(
                     f"tie '{row.tie}' makes {row.name} {value:g}, its limits are "
                     f"{row.low:g}–{row.high:g}; change the tie or the limits"

@@ -1,0 +1,233 @@
+"""The automatic refinement: stages, undone if they do not help, and what BIC asks for."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from xrdkit.refine.rietveld.coordinates import placed
+from xrdkit.refine.rietveld.least_squares import at_limit, covariance
+from xrdkit.refine.rietveld.orientation import likely_axis, with_texture
+from xrdkit.refine.rietveld.restraints import Apart
+from xrdkit.refine.rietveld.results import Outcome, effective_count, short_distances
+from xrdkit.refine.rietveld.stages import (
+    Options,
+    Stage,
+    freed,
+    run_stage,
+    settled,
+    shared_u,
+    stages_of,
+    weighted_r,
+)
+from xrdkit.refine.rietveld.table import POLARISATION, Parameter, Parameters, kind_of
+from xrdkit.refine.rietveld.terms import chosen_terms, with_terms
+
+WORSE = 1.0005  # times R_wp: a stage that ends there is undone
+MOTIONLESS = "U is not refined: it would reach its limit (absorption, roughness, wrong K?)"
+FEEBLE = 4.0  # e.s.d.s; profile parameters below are left out where that costs nothing
+
+
+def automatic(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:
+    """Run all stages from a first outcome; yield every cycle with its stage.
+
+    A stage that makes the fit worse, or brings atoms too close, is undone and noted. After
+    the widths and at the end the number of background terms is chosen anew. Atoms are kept
+    apart softly.
+    """
+    options = replace(options, restraints=(*options.restraints, Apart()))
+    for stage in stages_of(outcome.table, outcome.data, options)[1:]:
+        if stage.name in ("coordinates", "asymmetry", "texture") and options.terms is None:
+            outcome = yield from _with_best_terms(outcome, stage, options)
+        before = outcome
+        run = placed if stage.name == "coordinates" else _run
+        for found in run(outcome, stage, options):
+            outcome = found
+            yield stage, outcome
+        outcome = _accepted(before, outcome, stage)
+        if stage.name == "displacement parameters":
+            outcome = yield from _shared_displacements(before, outcome, stage, options)
+    if options.texture:
+        outcome = yield from _textured(outcome, options)
+    for correction in (_polarised, _attenuated, _fewer_displacements):
+        outcome = yield from correction(outcome, options)
+    outcome = yield from _pruned(outcome, options)
+    last = Stage("all together", ())
+    for _ in range(3):
+        start = weighted_r(outcome)
+        table = settled(outcome)
+        for found in run_stage(outcome, table, options, options.cycles):
+            outcome = found
+            yield last, outcome
+        if abs(weighted_r(outcome) / start - 1) < 1e-6 and outcome.state.converged:
+            break
+
+
+def _run(outcome: Outcome, stage: Stage, options: Options) -> Iterator[Outcome]:
+    """The cycles of a stage."""
+    table = freed(settled(outcome), stage)
+    yield from run_stage(outcome, table, options, stage.cycles)
+
+
+def _accepted(before: Outcome, after: Outcome, stage: Stage) -> Outcome:
+    """The outcome of a stage, or what was before it, with a note, where it did harm."""
+    old, new = weighted_r(before), weighted_r(after)
+    known = {tuple(text.split()[:3]) for text in _close(before)}
+    close = [text for text in _close(after) if tuple(text.split()[:3]) not in known]
+    if new <= old * WORSE and np.isfinite(new) and not close:
+        return after
+    why = close[0] if close else f"R_wp {100 * old:.2f} → {100 * new:.2f} %"
+    return replace(before, notes=(*before.notes, f"stage '{stage.name}' undone: {why}"))
+
+
+def _close(outcome: Outcome) -> list[str]:
+    table = settled(outcome)
+    return [text for i in range(len(table.units)) for text in short_distances(table, i)]
+
+
+def _with_best_terms(
+    outcome: Outcome, stage: Stage, options: Options
+) -> Iterator[tuple[Stage, Outcome]]:
+    """The outcome with as many background terms as the criterion asks for."""
+    count = chosen_terms(outcome.data, outcome.state)
+    table = with_terms(settled(outcome), count)
+    if len(table) == len(outcome.table):
+        return outcome
+    for found in run_stage(outcome, table, options, 6):
+        outcome = found
+        yield replace(stage, name="background"), outcome
+    return outcome
+
+
+def _shared_displacements(
+    before: Outcome, outcome: Outcome, stage: Stage, options: Options
+) -> Iterator[tuple[Stage, Outcome]]:
+    """One U for each element, then for all, then none, where U would fall to zero."""
+    for kind in ("element", "overall"):
+        if not _without_motion(outcome):
+            return outcome
+        table = freed(shared_u(settled(before), kind), stage)
+        trial = outcome
+        for found in run_stage(outcome, table, options, stage.cycles):
+            trial = found
+            yield stage, trial
+        note = f"one U for {'each element' if kind == 'element' else 'all atoms'}: "
+        note += "those of sites reached their limits"
+        outcome = replace(trial, notes=(*before.notes, note))
+    if not _without_motion(outcome):
+        return outcome
+    return replace(before, notes=(*before.notes, MOTIONLESS))
+
+
+def _without_motion(outcome: Outcome) -> bool:
+    """Whether some U stands at a limit."""
+    limited = at_limit(outcome.table, outcome.state)
+    names = [outcome.table.rows[i].name for i in outcome.state.free[limited]]
+    return any(kind_of(name) == "u" for name in names)
+
+
+def _textured(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:
+    """The outcome with preferred orientation along one axis, if BIC asks for it."""
+    table = settled(outcome)
+    table = with_texture(table, likely_axis(outcome, table))
+    trial = outcome
+    for found in run_stage(outcome, table, options, 12):
+        trial = found
+        yield Stage("texture", ()), trial
+    return trial if _worth(trial, outcome, 1) else outcome
+
+
+def _attenuated(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:
+    """The outcome with roughness, or absorption in a capillary, if BIC asks for it."""
+    stage = Stage("absorption", ("absorption",), (("absorption", 0.2),))
+    if outcome.data.instrument.geometry == "bragg-brentano":
+        start = (("roughness", 0.2), ("roughness_depth", 0.3))
+        stage = Stage("roughness", ("roughness", "roughness_depth"), start)
+    return (yield from _asked_for(outcome, settled(outcome), stage, options))
+
+
+def _polarised(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:
+    """The outcome with another polarisation K, if that is open and BIC asks for it."""
+    table = settled(outcome)
+    if options.fixed_profile or POLARISATION in table:
+        return outcome
+    row = Parameter(POLARISATION, outcome.data.radiation.polarisation, low=0.0, high=1.0)
+    table = table.noted((*table.rows, row), "polarisation of its own")
+    stage = Stage("polarisation", (POLARISATION,))
+    return (yield from _asked_for(outcome, table, stage, options))
+
+
+def _asked_for(
+    outcome: Outcome, table: Parameters, stage: Stage, options: Options
+) -> Iterator[tuple[Stage, Outcome]]:
+    """The outcome with what a stage frees, if BIC asks for it.
+
+    U is refined anew with it, where it can be: without, it may have reached its limit.
+    """
+    for others in (("u",), ()):
+        trial, now = outcome, replace(stage, free=(*stage.free, *others))
+        for found in run_stage(outcome, freed(table, now), options, stage.cycles):
+            trial = found
+            yield stage, trial
+        more = len(trial.table.free) - len(outcome.table.free)
+        if _worth(trial, outcome, more) and not _without_motion(trial):
+            kept = (n for n in outcome.notes if not (others and n == MOTIONLESS))
+            return replace(trial, notes=tuple(kept))
+    return outcome
+
+
+def _fewer_displacements(
+    outcome: Outcome, options: Options
+) -> Iterator[tuple[Stage, Outcome]]:
+    """One U for each element, if BIC does not ask for more."""
+    table = shared_u(settled(outcome), "element")
+    fewer = len(outcome.table.free) - len(table.free)
+    trial, stage = outcome, Stage("fewer parameters", ())
+    if fewer:
+        for found in run_stage(outcome, table, options, 8):
+            trial = found
+            yield stage, trial
+    return outcome if not fewer or _worth(outcome, trial, fewer) else trial
+
+
+def _worth(rich: Outcome, plain: Outcome, more: int) -> bool:
+    """Whether BIC is lower with so many parameters more (effective_count observations)."""
+    n = effective_count(rich.data, rich.state.evaluation.curve)
+    return bool(n * np.log(plain.state.chi2 / rich.state.chi2) > more * np.log(n))
+
+
+def _pruned(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:
+    """The outcome without profile parameters that the pattern does not ask for.
+
+    Widths below four e.s.d.s are set to zero, U and V together, and stay there while BIC
+    falls. Asymmetry stays: it moves lines, and the cell's e.s.d.s need its own.
+    """
+    stage = Stage("fewer parameters", ())
+    for names in (("U", "V"), ("X",), ("Y",)):
+        refined = [name for name in names if outcome.table[name].refine]
+        if not refined or not _feeble(outcome, refined):
+            continue
+        table = settled(outcome)
+        rows = tuple(
+            replace(row, value=0.0, refine=False) if row.name in refined else row
+            for row in table.rows
+        )
+        trial = outcome
+        for found in run_stage(
+            outcome, table.noted(rows, f"without {refined}"), options, 8
+        ):
+            trial = found
+            yield stage, trial
+        if not _worth(outcome, trial, len(refined)):
+            outcome = trial
+    return outcome
+
+
+def _feeble(outcome: Outcome, names: list[str]) -> bool:
+    """Whether all of these are within four e.s.d.s of zero, or at a limit."""
+    held = at_limit(outcome.table, outcome.state)
+    spread, _ = covariance(outcome.state, held)
+    rows = [outcome.table.place(name) for name in names]
+    limit = FEEBLE * np.sqrt(np.maximum(np.diag(spread)[rows], 0))
+    value = np.abs(outcome.state.values[rows])
+    return bool(((value < limit) | (limit == 0)).all())

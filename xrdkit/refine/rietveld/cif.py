@@ -1,0 +1,61 @@
+"""Which structure of a CIF is meant: the only one, or ``file.cif#block``."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from xrdkit.crystal import read_cif
+
+if TYPE_CHECKING:
+    import gemmi
+    from pymatgen.core import Structure
+
+ATOMS = ("_atom_site_fract_x", "_atom_site.fract_x")
+SHOWN = 10  # names of blocks in an error
+
+
+def file_and_block(source: str | Path) -> tuple[Path, str]:
+    """File and data block (empty where none is named) of ``file.cif#block``."""
+    whole = Path(source)
+    if whole.is_file():
+        return whole, ""
+    file, _, block = str(source).rpartition("#")
+    path = Path(file or source)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; check the name and the folder")
+    return path, block
+
+
+def structure_block(source: str | Path) -> "gemmi.cif.Block | None":
+    """The data block that has the structure; None where the file is no CIF or has none.
+
+    A file of several structures is an error unless the block is named.
+    """
+    from gemmi import cif
+
+    path, name = file_and_block(source)
+    try:
+        blocks = list(cif.read(str(path)))
+    except (RuntimeError, ValueError, IndexError, UnicodeDecodeError):
+        return None
+    found = [b for b in blocks if any(len(b.find_values(item)) for item in ATOMS)]
+    chosen = [b for b in found if b.name == name] if name else found
+    if len(chosen) == 1 or not found:
+        return chosen[0] if chosen else None
+    said = f"has no structure '{name[:40]}' but" if name else "has several structures,"
+    names = ", ".join(b.name[:40] for b in found[:SHOWN])
+    names += f" and {len(found) - SHOWN} more" * (len(found) > SHOWN)
+    raise ValueError(
+        f"{path.name} {said} {names}; choose one as in {path.name}#{found[0].name[:40]}"
+    )
+
+
+def cif_structure(source: str | Path) -> "Structure":
+    """All atoms of the structure of a CIF, without its space group."""
+    block = structure_block(source)
+    if block is None:
+        return read_cif(str(file_and_block(source)[0]))
+    with TemporaryDirectory() as folder:
+        alone = Path(folder) / "structure.cif"
+        alone.write_text(block.as_string())
+        return read_cif(str(alone))
