@@ -1,8 +1,17 @@
+import re
+from shutil import copy
+
+import pandas as pd
 import pytest
+import torch
 from pymatgen.core import Lattice, Structure
 
-from xrdkit.benchmark import agreement, speed
-from xrdkit.crystal import from_structures
+from xrdkit import examples
+from xrdkit.benchmark import agreement, results, speed
+from xrdkit.benchmark.measured_patterns import COLUMNS
+from xrdkit.benchmark.rietveld import against_pawley
+from xrdkit.cli import main
+from xrdkit.crystal import from_structures, to_structure
 from xrdkit.dataset import Table
 
 
@@ -45,3 +54,28 @@ def test_speed_is_that_of_the_same_crystals_in_both_programs(table):
     found = speed(table, 2)
     assert found["crystals"] == 2
     assert found["ratio"] == pytest.approx(found["pymatgen_ms"] / found["xrdkit_ms"])
+
+
+@pytest.mark.slow
+def test_solved_structures_are_held_against_their_cells_and_errors_are_rows(
+    table, tmp_path, capsys
+):
+    columns = dict.fromkeys(COLUMNS, "")
+    facts = {"formula": "TiO2", "tier": "A", "wavelength_A": 1.5406, "kalpha2": "present"}
+    rows = [columns | facts | {"id": i, "compound": i} for i in ("rutile", "lost")]
+    pd.DataFrame(rows).to_csv(tmp_path / "index.csv", index=False)
+    copy(examples.path("rutile"), tmp_path / "rutile.xy")
+    solved, out = tmp_path / "solved.json", tmp_path / "out.json"
+    results.start(solved, {"benchmark": "measured", "tiers": ["A"]})
+    first = to_structure(table.crystals.select(torch.tensor([1]))).as_dict()
+    for row in rows:
+        fits = [{"literature": True}]
+        results.append(solved, {"id": row["id"], "first": first, "fits": fits})
+    given = ["--folder", str(tmp_path), "--solutions", str(solved), "--json", str(out)]
+    for _ in range(2):  # the second time all is there
+        main(["benchmark", "pawley", *given])
+        said = capsys.readouterr().out
+        assert re.search(r"compounds +2\nerrors +1\nR_wp over Pawley up to 1.3 +1", said)
+    right, lost = against_pawley(tmp_path, solved, out)
+    assert 1 <= right["r_wp_over_pawley"] < 1.1
+    assert "lost.xy" in lost["error"]

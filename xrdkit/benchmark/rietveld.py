@@ -175,6 +175,23 @@ def against_pawley(
     return done
 
 
+def pawley_counts(
+    rows: list[dict[str, Any]], limit: float = 1.3
+) -> tuple[list[dict[str, Any]], dict[str, float | int]]:
+    """The rows of ``against_pawley`` to be shown, worst last; and how many are within."""
+    shown = ("compound", "right", "r_wp", "r_wp_pawley", "r_wp_over_pawley", "parameters")
+    found = [row for row in rows if "error" not in row]
+    found.sort(key=lambda row: row["r_wp_over_pawley"])
+    within = sum(row["r_wp_over_pawley"] <= limit for row in found)
+    counted = {
+        "compounds": len(rows),
+        "errors": len(rows) - len(found),
+        f"R_wp over Pawley up to {limit}": within,
+        "median R_wp": float(np.median([row["r_wp"] for row in found])),
+    }
+    return [{name: row[name] for name in shown} for row in found], counted
+
+
 def _over_floor(folder: Path, facts: dict[str, Any], row: dict) -> dict[str, Any]:
     """One structure refined, and its cell fitted with the same beam and background."""
     from pymatgen.core import Structure

@@ -14,6 +14,7 @@ def add_jobs(jobs: Any) -> None:
     add_confidence(jobs.add_parser("confidence", help="right and wrong answers on purpose"))
     add_indexing(jobs.add_parser("indexing", help="cells from lines"))
     add_rietveld(jobs.add_parser("rietveld", help="refinement beside GSAS-II's results"))
+    add_pawley(jobs.add_parser("pawley", help="solved structures beside their cells"))
     for name, text, n in (
         ("convergence", "refinement from starts that are off", 300),
         ("judgement", "refined right structures against wrong ones", 200),
@@ -272,6 +273,27 @@ def run_rietveld(args: argparse.Namespace) -> None:
         rows = against_gsas2(args.folder)
     for row in rows:
         print("\n".join(f"{name:20s} {value}" for name, value in row.items()), end="\n\n")
+
+
+def add_pawley(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit benchmark pawley``."""
+    sub.add_argument("--folder", required=True, help="measured patterns with index.csv")
+    sub.add_argument(
+        "--solutions", required=True, metavar="FILE", help="of benchmark measured"
+    )
+    sub.add_argument("--json", metavar="FILE", required=True, help="goes on with it")
+    sub.set_defaults(run=run_pawley)
+
+
+def run_pawley(args: argparse.Namespace) -> None:
+    """Run or go on with it, then print R_wp over that of the cell, worst last."""
+    from xrdkit.benchmark.rietveld import against_pawley, pawley_counts
+    from xrdkit.report import text_table
+
+    rows = against_pawley(args.folder, args.solutions, args.json)
+    table, counted = pawley_counts(rows)
+    print(text_table(table), end="\n\n")
+    show_numbers(counted)
 
 
 def run_convergence(args: argparse.Namespace) -> None:
