@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 HELP = {
     "flow": "structures from patterns, by flow matching",
     "diffusion": "the same by diffusion",
+    "pretrain": "patterns and crystals in one space, to begin from and to search",
 }
 STOP = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -44,6 +45,12 @@ def add_method(sub: argparse.ArgumentParser, method: str) -> None:
     sub.add_argument("--epochs", type=positive, default=100)
     sub.add_argument(
         "--decay", type=part, default=0.2, help="share of epochs with a falling rate"
+    )
+    sub.add_argument(
+        "--crystals",
+        type=positive,
+        default=1024 if method == "pretrain" else 192,
+        help="of a step, at least",
     )
     sub.add_argument("--rate", type=part, default=1e-3, help="of learning, at most")
     sub.add_argument("--encoder", choices=("cnn", "patches", "peaks"), default="cnn")
@@ -83,7 +90,8 @@ def run_training(args: argparse.Namespace) -> None:
     from xrdkit.train.plan import Plan
     from xrdkit.train.step import Diverged
 
-    plan = Plan(args.method, args.epochs, args.decay, args.rate, seed=args.seed)
+    settings = {"crystals": args.crystals, "seed": args.seed}
+    plan = Plan(args.method, args.epochs, args.decay, args.rate, **settings)
     device = str(usable_device(args.device))
     steps = train(
         load_packed(args.data),
