@@ -7,7 +7,7 @@ and with the symmetry that it has within some tolerances.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from xrdkit.cell import lattice_of
 from xrdkit.crystal import one_crystal, standard_cell, symmetry_of
+from xrdkit.generators.cells import cells_for
 from xrdkit.generators.templates import numbered
 from xrdkit.indexing.bravais import parameters, primitive, reduced
 from xrdkit.library import expected_volume
@@ -34,6 +35,7 @@ from xrdkit.types import Candidate, Crystals, Problem, Progress
 WEIGHTS = Path(__file__).parents[1] / "weights" / "flow.safetensors"
 UNEXPLAINED = 0.1  # residual above which structures are drawn
 DRAWN, STEPS = 40, 50  # samples, in all, and steps to each
+FREE = 0.3  # weight of samples with cells of their own beside those in proposed cells
 MOST_ATOMS = 20  # in a cell whose contents are not known
 ROOM = 1.4  # factor that the volume of a known cell may be off the expected one
 AS_DRAWN = 0.01  # Å: the tolerance that adds no symmetry
@@ -42,10 +44,14 @@ PRIOR = -5.0  # natural log: what is drawn is less likely than what is common
 
 @dataclass(frozen=True)
 class Task:
-    """Formula units in a primitive cell, and its Niggli cell (Å, °) where it is known."""
+    """Formula units in a primitive cell, and its Niggli cell (Å, °) where it is known.
+
+    ``weight`` says how many of the samples it gets, relative to other tasks.
+    """
 
     units: int
     cell: tuple[float, ...] | None = None
+    weight: float = 1.0
 
 
 def needed(problem: Problem, left: float) -> bool:
@@ -63,20 +69,22 @@ def propose(
 ) -> Iterator[Progress]:
     """Structures drawn for the pattern, by the weights that ship or by those in a file.
 
-    With a cell that is given, in it and its centred forms; with contents, of these; else of
-    every number of formula units up to 20 atoms. A formula with fractions gets none. What
-    the network has not learned is said in the progress, and gives none.
+    With a cell that is given, in it and its centred forms; else in cells that indexing
+    proposes, and in cells drawn as well. Where contents are not known, of every number of
+    formula units up to 20 atoms. A formula with fractions gets none. What the network has
+    not learned is said in the progress, and gives none.
     """
     if not whole(problem.formula):
         return []
     model = network(weights, device)
+    if not problem.cells:
+        problem = yield from cells_for(problem)
     found: list[Candidate] = []
     tasks = tasks_of(problem)
+    every = sum(task.weight for task in tasks)
     for i, task in enumerate(tasks):
-        share = len(range(i, min(count, DRAWN), len(tasks)))
-        if not share:
-            break
-        drawn = yield from samples(model, problem, task, share, generator)
+        many = max(1, round(min(count, DRAWN) * task.weight / every))
+        drawn = yield from samples(model, problem, task, many, generator)
         for one in candidates(drawn, problem) if drawn is not None else ():
             found.append(one)
             yield Progress("flow", i + 1, len(tasks), one, f"{len(found)} candidates")
@@ -123,16 +131,17 @@ def samples(
 
 
 def tasks_of(problem: Problem) -> list[Task]:
-    """What is to be drawn: contents of cells, the likelier ones first."""
+    """What is to be drawn: contents of cells, those of proposed cells by their weights."""
     atoms = round(sum(problem.formula.values()))
     total = round(sum(problem.contents.values())) if problem.contents else None
     if problem.given_cells:
         return [t for cell in problem.given_cells for t in in_cell(problem, cell, total)]
-    proposed = [t for c in problem.proposed_cells for t in in_cell(problem, c, None)]
-    if total:
-        units = total // atoms
-        return [Task(units), *(task for task in proposed if task.units == units)]
-    free = [Task(units) for units in range(1, max(MOST_ATOMS // atoms, 1) + 1)]
+    sizes = [total // atoms] if total else range(1, max(MOST_ATOMS // atoms, 1) + 1)
+    free = [Task(units, weight=FREE / len(sizes)) for units in sizes]
+    proposed = []
+    for cell, weight in problem.cells:
+        tasks = [t for t in in_cell(problem, cell, None) if not total or t.units in sizes]
+        proposed += [replace(t, weight=weight / len(tasks)) for t in tasks]
     return [*proposed, *free]
 
 
