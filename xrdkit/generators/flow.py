@@ -8,7 +8,6 @@ and with the symmetry that it has within some tolerances.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,9 @@ from xrdkit.generators.templates import numbered
 from xrdkit.indexing.bravais import parameters, primitive, reduced
 from xrdkit.library import expected_volume
 from xrdkit.models import flow
-from xrdkit.models.checkpoint import load_network
 from xrdkit.models.crystal_net import PatternNet
 from xrdkit.models.generate import generate
+from xrdkit.models.weights import load_model
 from xrdkit.phases import without_phases
 from xrdkit.problem import whole
 from xrdkit.q_profile import NotLearned
@@ -67,7 +66,7 @@ def propose(
     device: torch.device,
     weights: str | Path | None = None,
 ) -> Iterator[Progress]:
-    """Structures drawn for the pattern, by the weights that ship or by those in a file.
+    """Structures drawn for the pattern, by the weights that ship or by others.
 
     With a cell that is given, in it and its centred forms; else in cells that indexing
     proposes, and in cells drawn as well. Where contents are not known, of every number of
@@ -92,18 +91,13 @@ def propose(
 
 
 def network(weights: str | Path | None, device: torch.device) -> PatternNet:
-    """The network of a file, or the one that ships; loaded once."""
+    """The network of a name, file or address, or the one that ships."""
     if weights is None and not WEIGHTS.is_file():
         raise FileNotFoundError(
             "no weights of a flow come with this xrdkit: train them with xrdkit train "
             "flow and give the file, or leave the source flow out"
         )
-    return _loaded(str(weights or WEIGHTS), str(device))
-
-
-@cache
-def _loaded(path: str, device: str) -> PatternNet:
-    return load_network(path, "flow", device)
+    return load_model(weights or WEIGHTS, "flow", device)
 
 
 def samples(
