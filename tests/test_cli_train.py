@@ -56,6 +56,16 @@ def test_a_flow_is_trained_and_goes_on(packed, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_what_is_pretrained_is_where_a_flow_begins(packed, tmp_path, capsys):
+    line = ["train", "pretrain", packed, "--folder", tmp_path / "pairs", "--quiet"]
+    line += ["--epochs", "1", "--validation", packed]
+    assert main([str(word) for word in line]) == 0
+    assert "val_top_1" in capsys.readouterr().out
+    start = str(tmp_path / "pairs" / "weights.safetensors")
+    assert main(words(packed, tmp_path / "flow", "--epochs", "1", "--start", start)) == 0
+
+
+@pytest.mark.slow
 def test_a_training_that_is_ended_keeps_its_state(packed, tmp_path):
     job = subprocess.Popen(
         [sys.executable, "-m", "xrdkit", *words(packed, tmp_path, "--epochs", "100000")],
