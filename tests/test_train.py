@@ -227,3 +227,22 @@ def test_match_rates_are_of_every_entry_and_sample(data):
 def test_the_number_format_is_one_that_the_processor_has():
     assert fast_dtype("cpu") in (torch.float32, torch.bfloat16)
     assert fast_dtype("cuda") == torch.bfloat16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["flow", "diffusion"])
+def test_a_small_set_is_learned_by_heart(data, tmp_path, method):
+    few = taken(data, torch.nonzero(data.crystals.counts <= 4).flatten())
+    many = taken(few, torch.arange(len(few)).repeat(16))
+    size = Size(atom=96, edge=48, layers=3, waves=16, pattern=64, heads=4, attention=32)
+    plan = Plan(
+        method, epochs=350, rate=4e-3, warm_up=20, average=0.98, clean=1.0, decay=0.5
+    )
+    for _ in train(many, tmp_path, plan=plan, size=size):
+        pass
+    model = load_network(tmp_path / WEIGHTS, method)
+    for known in (True, False):
+        steps = 50 if method == "flow" else 200
+        found = matches(model, few, known=known, method=method, samples=8, steps=steps)
+        right = [v is not None and v < 0.02 for row in found for v in row]
+        assert sum(right) / len(right) > 0.85

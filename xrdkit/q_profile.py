@@ -34,6 +34,10 @@ FOREIGN = 5  # lines at most
 LEAST_RANGE = 1.0  # 1/Å that must be observed of the grid
 
 
+class NotLearned(ValueError):
+    """A pattern, or atoms, unlike everything that networks are trained on."""
+
+
 def q_grid(device: torch.device | str = "cpu") -> Float[Tensor, "1024"]:
     """The grid in 1/Å."""
     return torch.linspace(Q_MIN, Q_MAX, POINTS, device=device)
@@ -57,7 +61,7 @@ def profile_of(pattern: Pattern) -> Float[Tensor, "2 1024"]:
     ]
     seen = np.any(inside, 0)
     if seen.sum() * STEP < LEAST_RANGE:
-        raise ValueError(
+        raise NotLearned(
             f"{pattern.name or 'the pattern'} covers {seen.sum() * STEP:.2f} 1/Å of "
             f"Q = {Q_MIN:g}–{Q_MAX:g} 1/Å; networks need {LEAST_RANGE:g} 1/Å at least"
         )

@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     """All subcommands and their options."""
     from xrdkit import __version__
     from xrdkit.cli.refinement import add_options as add_refine
+    from xrdkit.cli.training import add_options as add_train
 
     top = Parser(
         "xrdkit", description="Powder X-ray pattern + formula -> crystal structures."
@@ -104,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     add_library(
         commands.add_parser("library", help="build or describe a structure library")
     )
+    add_train(commands.add_parser("train", help="train networks from structure tables"))
     add_benchmark(commands.add_parser("benchmark", help="the tables of BENCHMARKS.md"))
     return top
 

@@ -4,7 +4,12 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-SOURCES = ("templates", "ordered", "hydrogen")  # of xrdkit.generators, which loads torch
+SOURCES = (
+    "templates",
+    "ordered",
+    "hydrogen",
+    "flow",
+)  # of xrdkit.generators, which loads torch
 
 
 def pattern_path(text: str) -> Path:

@@ -12,12 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xrdkit.files import write_whole
+from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.q_profile import POINTS, Q_MAX, Q_MIN
 
 FORMAT = 1
 HEADER = "xrdkit"
 GRID = [Q_MIN, Q_MAX, POINTS]
+PAIRS = "pretrain"  # the kind of ``PairNet``; all others are ``PatternNet``
 
 
 def write_tensors(
@@ -54,6 +56,15 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     return tensors, header
 
 
+def kind_of(path: str | Path) -> str | None:
+    """What kind a file says it holds; None where it says nothing."""
+    try:
+        with safe_open(Path(path), "pt") as file:
+            return json.loads((file.metadata() or {}).get(HEADER, "{}")).get("kind")
+    except (OSError, SafetensorError, json.JSONDecodeError):
+        return None
+
+
 def _check(path: Path, kind: str, header: Mapping[str, Any]) -> None:
     """Refuse files of others, of other kinds, of later versions and other grids."""
     if "kind" not in header:
@@ -73,11 +84,11 @@ def _check(path: Path, kind: str, header: Mapping[str, Any]) -> None:
 
 
 def save_network(
-    path: str | Path, model: PatternNet, kind: str, facts: Mapping[str, Any]
+    path: str | Path, model: PatternNet | PairNet, kind: str, facts: Mapping[str, Any]
 ) -> Path:
     """Weights in bf16 with the network's sizes and facts (data, steps, figures).
 
-    ``kind`` is what it was trained for, "flow" or "diffusion".
+    ``kind`` is what it was trained for, "flow", "diffusion" or "pretrain".
     """
     weights = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
     return write_tensors(path, kind, weights, {**facts, "size": asdict(model.size)})
@@ -85,13 +96,25 @@ def save_network(
 
 def load_network(
     path: str | Path, kind: str, device: torch.device | str = "cpu"
-) -> PatternNet:
-    """A network from a file of ``save_network``, ready to sample, with its ``facts``."""
+) -> PatternNet | PairNet:
+    """A network from a file of ``save_network``, ready to use, with its ``facts``."""
     weights, header = read_tensors(path, kind)
-    model = PatternNet(Size(**header["size"]))
+    model = new_network(kind, Size(**header["size"]))
     fill(model, weights, path)
     model.facts = header
     return model.eval().to(device)
+
+
+def new_network(kind: str, size: Size | None) -> PatternNet | PairNet:
+    """A network of a kind with weights at random."""
+    return PairNet(size) if kind == PAIRS else PatternNet(size)
+
+
+def start_network(path: str | Path, kind: str) -> PatternNet | PairNet:
+    """A network to go on training; generators begin from pretrained ones too."""
+    if kind != PAIRS and kind_of(path) == PAIRS:
+        return load_network(path, PAIRS).net.train()
+    return load_network(path, kind).train()
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:

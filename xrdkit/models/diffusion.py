@@ -136,7 +136,7 @@ def sample(
         now, then = torch.tensor([step / steps, (step + 1) / steps])
         old, new = max(float(now), begin), max(float(then), begin)
         pair = x.new_tensor([[float(now), old]]).expand(crystals, 2)
-        sigma, less = spread(now), spread(then)
+        sigma, less = spread(now), spread(then) * (step + 1 < steps)  # at last none
         scale = score_scale(sigma)
         if correction:
             size = correction * (sigma / LEAST) ** 2
@@ -146,7 +146,7 @@ def sample(
         with torch.no_grad():
             out = model(numbers, x, y, pair, seen)
         x = x + (sigma**2 - less**2) * out.atoms * scale
-        wide = less * (1 - (less / sigma) ** 2).sqrt() * (step + 1 < steps)
+        wide = less * (1 - (less / sigma) ** 2).sqrt()
         x = torch.remainder(x + wide * _centred(noise(*x.shape)), 1)
         if old < 1:
             y = _ancestral(y, out.cell, old, new, noise(*y.shape))

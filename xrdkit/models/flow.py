@@ -197,7 +197,8 @@ def sample(
 
     ``seen`` has one row per crystal: ``model.encoder(profiles).repeat(candidates)``. With a
     ``cell`` (Å, °; Niggli) of trust ``known`` = 1 it is kept; of less, it is where the
-    cell's own path begins. ``slope`` speeds atoms up by 1 + slope · t (PXRDGen: 5).
+    cell's own path begins. ``slope`` speeds atoms up by 1 + slope · t
+    (PXRDGen: 5), at most to where they are headed for.
     """
     if not 1 <= steps <= 10_000 or not 0 <= known <= 1:
         raise ValueError(
@@ -217,7 +218,8 @@ def sample(
         pair = x.new_tensor([[t, s]]).expand(crystals, 2)
         with torch.no_grad():
             out = model(numbers, x, y, pair, seen)
-        x = torch.remainder(x + dt * (1 + slope * t) * SPEED * out.atoms, 1)
+        pace = min(dt * (1 + slope * t), 1 - t)  # x + (1 - t) u is where they go
+        x = torch.remainder(x + pace * SPEED * out.atoms, 1)
         if s < 1:
             y = y + (max(t + dt, s) - s) / (1 - s) * (out.cell - y)
         yield State((step + 1) / steps, x, decoded(y, atoms))

@@ -7,7 +7,7 @@ import torch
 from xrdkit.models.crystal_net import ELEMENTS, PatternNet
 from xrdkit.models.flow import State
 from xrdkit.models.lattice import lattice_of
-from xrdkit.q_profile import profile_of
+from xrdkit.q_profile import NotLearned, profile_of
 from xrdkit.types import Crystals, Pattern
 
 U_ISO = 0.006  # Å²
@@ -82,13 +82,13 @@ def check_atoms(model: PatternNet, numbers: Sequence[int]) -> None:
         )
     most = model.facts.get("atoms", len(numbers))
     if len(numbers) > LARGER * most:
-        raise ValueError(
+        raise NotLearned(
             f"{len(numbers)} atoms in the cell; this network learned up to {most} and is "
             f"asked for {LARGER * most} at most: give the primitive cell, or other weights"
         )
     known = set(model.facts.get("elements", numbers))
     if new := sorted(set(numbers) - known):
-        raise ValueError(
+        raise NotLearned(
             f"atomic numbers {new} were in no structure that this network learned; "
             "use templates, or train with such structures"
         )
@@ -98,7 +98,7 @@ def _check_lines(profile: torch.Tensor, pattern: Pattern) -> None:
     y = profile[0, 0]
     tops = (y[1:-1] > y[:-2]) & (y[1:-1] >= y[2:]) & (y[1:-1] > 0.1)
     if int(tops.sum()) < FEWEST_LINES:
-        raise ValueError(
+        raise NotLearned(
             f"{pattern.name or 'the pattern'} has {int(tops.sum())} lines above 1 % within "
             f"the range of networks; they need {FEWEST_LINES}: measure a wider range"
         )

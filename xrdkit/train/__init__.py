@@ -7,5 +7,6 @@ state        a run, and everything to go on with it bit for bit
 log          a line of CSV for every step
 step         one step of the optimiser
 parallel     several processes on one run
+pairs        patterns and crystals as vectors of one space, after pretraining
 validation   losses and match rates of held-out crystals
 """

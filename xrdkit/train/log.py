@@ -4,16 +4,25 @@ import csv
 from pathlib import Path
 from typing import Any
 
-COLUMNS = (
-    "step epoch seconds rate loss atoms cell norm val_atoms val_cell match_cell match"
-).split()
+GENERATOR = "loss", "atoms", "cell"
+PARTS = {"flow": GENERATOR, "diffusion": GENERATOR, "pretrain": ("loss", "top_1")}
+VALIDATION = {
+    GENERATOR: ("val_atoms", "val_cell", "match_cell", "match"),
+    PARTS["pretrain"]: ("val_top_1", "val_top_10"),
+}
 
 
-def add(path: Path, row: dict[str, Any]) -> None:
+def columns(method: str) -> tuple[str, ...]:
+    """The columns of a method's log."""
+    parts = PARTS[method]
+    return "step", "epoch", "seconds", "rate", *parts, "norm", *VALIDATION[parts]
+
+
+def add(path: Path, row: dict[str, Any], names: tuple[str, ...]) -> None:
     """One more line; numbers short."""
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, names)
         if new:
             writer.writeheader()
         short = {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()}
@@ -33,7 +42,7 @@ def shorten(path: Path, step: int) -> float:
     kept = [row for row in rows(path) if int(row["step"]) <= step]
     path.unlink(missing_ok=True)
     for row in kept:
-        add(path, row)
+        add(path, row, tuple(row))
     return max((float(row["seconds"] or 0) for row in kept), default=0.0)
 
 

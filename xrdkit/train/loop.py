@@ -14,10 +14,12 @@ from typing import Any
 import torch
 
 from xrdkit.models.checkpoint import save_network
-from xrdkit.models.crystal_net import Size
+from xrdkit.models.contrast import PairNet
+from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.packed import Packed
 from xrdkit.train import log, parallel
 from xrdkit.train.data import Patterns
+from xrdkit.train.pairs import hit_rates
 from xrdkit.train.plan import Plan, steps_of
 from xrdkit.train.state import CONSTANT, STATE, Run, averaged, begin, save
 from xrdkit.train.step import Diverged, take_step
@@ -39,11 +41,12 @@ def train(
     entries: int = 64,
     every: int = 5,
 ) -> Iterator[Progress]:
-    """Train a generator in a folder, or go on with the run there; yields every step.
+    """Train a network in a folder, or go on with the run there; yields every step.
 
     ``start`` are weights to begin from (with a new warm-up). ``validation`` gives losses
     and, ``every`` so many epochs, the match rates of ``entries`` of its crystals, sampled
-    once with and once without the true cell, where pymatgen is installed. The state is
+    once with and once without the true cell, where pymatgen is installed; of pretraining,
+    how many patterns find their crystal. The state is
     written after every epoch, when the generator is closed, and when the loss is no number.
     Processes that torchrun starts share every step; the first one writes.
     """
@@ -67,7 +70,7 @@ def train(
                 row = take_step(
                     run, plan, data, blocks=steps[run.done], seen=seen, epoch=epoch
                 )
-                done = _noted(folder, row, began)
+                done = _noted(folder, plan, row, began)
                 yield Progress("step", run.step, len(steps) * plan.epochs, None, *done)
             except (GeneratorExit, Diverged):
                 _write(folder / STATE, run, plan)
@@ -77,20 +80,23 @@ def train(
         row = {"step": run.step, "epoch": run.epoch}
         if validation is not None:
             last = run.epoch % every == 0 or run.epoch >= plan.epochs
-            few = entries if last else 0
-            row |= validate(
-                averaged(run),
-                validation,
-                method=plan.method,
-                entries=few,
-                device=device,
-            )
-        done = _noted(folder, row, began)
+            row |= _measured(averaged(run), validation, plan, entries if last else 0)
+        done = _noted(folder, plan, row, began)
         facts = {**_range(data), **row, "plan": asdict(plan)}
         if parallel.place()[0] == 0:
             save_network(folder / WEIGHTS, averaged(run), plan.method, facts)
         yield Progress("epoch", run.epoch, plan.epochs, None, *done)
     return folder / WEIGHTS
+
+
+def _measured(
+    model: PatternNet | PairNet, validation: Packed, plan: Plan, entries: int
+) -> dict[str, float]:
+    """What held-out crystals say of a network; match or hit rates if there are entries."""
+    if isinstance(model, PairNet):
+        return hit_rates(model, validation) if entries else {}
+    device = str(next(model.parameters()).device)
+    return validate(model, validation, method=plan.method, entries=entries, device=device)
 
 
 def _range(data: Packed) -> dict[str, Any]:
@@ -108,9 +114,11 @@ def _write(path: Path, run: Run, plan: Plan) -> None:
         save(path, run, plan)
 
 
-def _noted(folder: Path, row: dict[str, Any], began: float) -> tuple[str, float]:
+def _noted(
+    folder: Path, plan: Plan, row: dict[str, Any], began: float
+) -> tuple[str, float]:
     """A line added to the log; what it says, and the seconds since the run began."""
     seconds = round(time.perf_counter() - began, 1)
     if parallel.place()[0] == 0:
-        log.add(folder / LOG, {**row, "seconds": seconds})
+        log.add(folder / LOG, {**row, "seconds": seconds}, log.columns(plan.method))
     return log.said(row), seconds

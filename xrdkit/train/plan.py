@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from xrdkit.models import diffusion, flow
+from xrdkit.models.checkpoint import PAIRS
 
 METHODS = {"flow": flow, "diffusion": diffusion}  # each has loss and sample
 
@@ -17,7 +18,7 @@ METHODS = {"flow": flow, "diffusion": diffusion}  # each has loss and sample
 class Plan:
     """How to train; stored with the state, and a run goes on only with the same."""
 
-    method: str = "flow"  # or "diffusion"
+    method: str = "flow"  # or "diffusion", "pretrain"
     epochs: int = 100
     decay: float = 0.2  # share of the epochs over which the rate falls to zero
     rate: float = 1e-3
@@ -34,9 +35,10 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
+        known = (*METHODS, PAIRS)
+        if self.method not in known:
             raise ValueError(
-                f"method {self.method!r} is none of {', '.join(METHODS)}; give one"
+                f"method {self.method!r} is none of {', '.join(known)}; give one"
             )
 
     def factor(self, step: int, epoch: float | int) -> float:

@@ -6,7 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xrdkit.models.checkpoint import fill, load_network, read_tensors, write_tensors
+from xrdkit.models.checkpoint import (
+    fill,
+    new_network,
+    read_tensors,
+    start_network,
+    write_tensors,
+)
+from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.train.plan import Plan
 
@@ -18,7 +25,7 @@ KIND = "training state"
 class Run:
     """What changes during training."""
 
-    model: PatternNet
+    model: PatternNet | PairNet
     average: dict[str, Tensor]
     optimiser: torch.optim.AdamW
     step: int = 0
@@ -26,9 +33,9 @@ class Run:
     done: int = 0  # steps of this epoch
 
 
-def averaged(run: Run) -> PatternNet:
+def averaged(run: Run) -> PatternNet | PairNet:
     """A copy of the network with the averaged weights, for use."""
-    model = PatternNet(run.model.size).to(next(run.model.parameters()).device)
+    model = type(run.model)(run.model.size).to(next(run.model.parameters()).device)
     model.load_state_dict(run.average)
     return model.eval()
 
@@ -39,9 +46,9 @@ def begin(
     """A new run, or the one in the folder; extended, from before its rate fell."""
     path = folder / STATE
     if not path.exists():
-        model = _new(size, plan.seed)
+        model = _new(plan.method, size, plan.seed)
         if start is not None:
-            model = load_network(start, plan.method).train()
+            model = start_network(start, plan.method)
         return _run(model.to(device), plan)
     tensors, header = read_tensors(path, KIND)
     before = Plan(**header["plan"])
@@ -57,14 +64,14 @@ def begin(
     return _restored(tensors, header, plan, device, path)
 
 
-def _new(size: Size | None, seed: int) -> PatternNet:
+def _new(method: str, size: Size | None, seed: int) -> PatternNet | PairNet:
     """A network whose weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return PatternNet(size)
+        return new_network(method, size)
 
 
-def _run(model: PatternNet, plan: Plan) -> Run:
+def _run(model: PatternNet | PairNet, plan: Plan) -> Run:
     optimiser = torch.optim.AdamW(
         model.parameters(),
         plan.rate,
@@ -98,7 +105,7 @@ def _restored(
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
         parts.setdefault(kind, {})[name] = value.to(device)
-    model = PatternNet(Size(**header["size"]))
+    model = new_network(plan.method, Size(**header["size"]))
     fill(model, parts.pop("model"), path)
     run = _run(model.to(device), plan)
     run.average = parts.pop("average")

@@ -1,14 +1,17 @@
 """One step of the optimiser over some blocks of crystals."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from xrdkit.models.flow import Loss
+from xrdkit.models.checkpoint import PAIRS
+from xrdkit.models.contrast import backward
 from xrdkit.packed import Packed
 from xrdkit.train import parallel
 from xrdkit.train.data import Patterns, batch_of, settings_for
+from xrdkit.train.log import PARTS
 from xrdkit.train.plan import METHODS, Plan, autocast
 from xrdkit.train.state import Run
 
@@ -31,14 +34,11 @@ def take_step(
     Noise depends on the seed, the step and the block alone: not on what came before, and
     not on how many processes share the blocks.
     """
-    own, world = parallel.place()
-    parts = torch.zeros(3, device=data.crystals.lattice.device)
-    bad = None
-    for i in range(own, len(blocks), world):
-        found = _backward(run, plan, data, block=blocks[i], number=i, seen=seen)
-        parts += len(blocks[i]) * found
-        bad = i if bad is None and not bool(torch.isfinite(found).all()) else bad
     crystals = sum(map(len, blocks))
+    if plan.method == PAIRS:
+        parts, bad = _pairs(run, plan, data, blocks=blocks, seen=seen), None
+    else:
+        parts, bad = _shared(run, plan, data, blocks=blocks, seen=seen)
     for weight in run.model.parameters():  # a process may be without a block
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
     gradients = [w.grad for w in run.model.parameters()]
@@ -57,7 +57,37 @@ def take_step(
     _average(run, min(plan.average, (1 + run.step) / (10 + run.step)))
     run.step, run.done = run.step + 1, run.done + 1
     row = {"step": run.step, "epoch": round(epoch, 3), "rate": rate, "norm": float(norm)}
-    return row | dict(zip(Loss._fields, (parts / crystals).tolist(), strict=True))
+    return row | dict(zip(PARTS[plan.method], (parts / crystals).tolist(), strict=True))
+
+
+def _shared(
+    run: Run, plan: Plan, data: Packed, *, blocks: list[Tensor], seen: Patterns
+) -> tuple[Tensor, int | None]:
+    """Add gradients of this process's blocks; losses, both times crystals; a bad block."""
+    own, world = parallel.place()
+    parts, bad = torch.zeros(3, device=data.crystals.lattice.device), None
+    for i in range(own, len(blocks), world):
+        found = _backward(run, plan, data, block=blocks[i], number=i, seen=seen)
+        parts += len(blocks[i]) * found
+        bad = i if bad is None and not bool(torch.isfinite(found).all()) else bad
+    return parts, bad
+
+
+def _pairs(
+    run: Run, plan: Plan, data: Packed, *, blocks: list[Tensor], seen: Patterns
+) -> Tensor:
+    """Add the gradient of all blocks' pairs; loss and top-1 share, times crystals."""
+    if parallel.place()[1] > 1:
+        raise ValueError(
+            "pretraining compares all crystals of a step and runs in one process; "
+            "start it without torchrun"
+        )
+    device = data.crystals.lattice.device
+    batches = [partial(batch_of, data, block.to(device), seen.profiles) for block in blocks]
+    crystals = sum(map(len, blocks))
+    with autocast(str(device)):
+        found = backward(run.model, batches, weight=crystals)
+    return crystals * torch.stack(found).float()
 
 
 def _backward(

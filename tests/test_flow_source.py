@@ -1,0 +1,138 @@
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from textbook import STRUCTURES, table_of
+
+from xrdkit.crystal import from_structures, to_structure
+from xrdkit.generators import NEEDED, flow
+from xrdkit.generators.flow import Task, forms, in_cell, propose, tasks_of
+from xrdkit.metrics import normalised_rmse
+from xrdkit.models.checkpoint import save_network
+from xrdkit.models.crystal_net import PatternNet, Size
+from xrdkit.packed import load_packed, pack
+from xrdkit.problem import pose
+from xrdkit.q_profile import CLEAN
+from xrdkit.simulate import pattern_of
+from xrdkit.solve import solve
+from xrdkit.train.data import taken
+from xrdkit.train.loop import WEIGHTS, train
+from xrdkit.train.plan import Plan
+
+TINY = Size(atom=16, edge=8, layers=1, waves=4, pattern=32, heads=2, attention=8)
+RUTILE = (4.594, 4.594, 2.959, 90.0, 90.0, 90.0)
+
+
+@pytest.fixture(scope="module")
+def pattern():
+    return pattern_of(from_structures([STRUCTURES["TiO2"]]), CLEAN, two_theta=(5, 80, 3751))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "flow.safetensors"
+    facts = {"atoms": 12, "elements": [8, 22]}
+    return save_network(path, PatternNet(TINY).eval(), "flow", facts)
+
+
+def drawn(problem, weights, count=12):
+    generator, said = torch.Generator().manual_seed(0), []
+    settings = {"generator": generator, "device": torch.device("cpu"), "weights": weights}
+    steps = propose(problem, count=count, **settings)
+    while True:
+        try:
+            said.append(next(steps))
+        except StopIteration as finished:
+            return finished.value, said
+
+
+def test_what_is_drawn_holds_the_contents_and_the_cell(pattern, weights):
+    problem = pose(pattern, "TiO2", contents="Ti2O4", cell=RUTILE)
+    found, said = drawn(problem, weights)
+    assert 0 < len(found) <= 12
+    assert all(now.done <= now.total for now in said)
+    for one in found:
+        numbers = one.crystal.numbers.tolist()
+        assert numbers.count(8) == 2 * numbers.count(22)
+        assert one.origin == "flow"
+    volumes = {round(float(one.crystal.volume[0])) for one in found}
+    assert 62 in volumes
+
+
+def test_without_contents_every_size_up_to_twenty_atoms_is_drawn(pattern):
+    assert [task.units for task in tasks_of(pose(pattern, "TiO2"))] == [1, 2, 3, 4, 5, 6]
+    (only,) = tasks_of(pose(pattern, "TiO2", contents="Ti4O8"))
+    assert only == Task(4, weight=flow.FREE)
+
+
+def test_a_given_cell_is_taken_as_primitive_and_as_centred(pattern):
+    problem = pose(pattern, "NaCl")
+    rock_salt = (5.64, 5.64, 5.64, 90.0, 90.0, 90.0)
+    tasks = in_cell(problem, rock_salt, 8)
+    assert {task.units for task in tasks} == {1, 2, 4}
+    (fcc,) = (task for task in tasks if task.units == 1)
+    assert fcc.cell == pytest.approx((3.988, 3.988, 3.988, 60, 60, 60), abs=1e-3)
+    assert tasks[0].cell == pytest.approx(rock_salt)
+    by_volume = in_cell(problem, rock_salt, None)
+    assert {task.units for task in by_volume} >= {1, 2}
+    assert in_cell(pose(pattern, "NaCl"), rock_salt, 2) == [Task(1, tasks[0].cell)]
+
+
+def test_a_proposed_cell_is_filled_beside_free_ones(pattern):
+    problem = pose(pattern, "TiO2", contents="Ti2O4")
+    tasks = tasks_of(replace(problem, cells=((RUTILE, 0.5),)))
+    assert [task.units for task in tasks] == [2, 2]
+    assert sorted(tasks[0].cell) == pytest.approx(sorted(RUTILE))
+    assert tasks[1].cell is None
+    assert tasks[0].weight > tasks[1].weight
+
+
+def test_a_nearly_symmetric_sample_is_put_up_with_and_without_its_symmetry(pattern):
+    rutile = STRUCTURES["TiO2"]
+    noise = 0.02 * np.random.default_rng(0).normal(size=(6, 3))
+    frac = rutile.frac_coords + noise / rutile.lattice.abc
+    numbers = np.array(rutile.atomic_numbers)
+    problem = pose(pattern, "TiO2")
+    found = forms(rutile.lattice.matrix, frac, numbers, problem)
+    assert {one.symmetry.number for one in found} >= {1, 136}
+    only = forms(rutile.lattice.matrix, frac, numbers, replace(problem, space_group=136))
+    assert [one.symmetry.number for one in only] == [136]
+    for one in found:
+        assert normalised_rmse(rutile, to_structure(one.crystal)) < 0.02
+
+
+def test_what_was_never_learned_is_said_and_gives_none(pattern, weights):
+    found, said = drawn(pose(pattern, "NaCl", contents="NaCl"), weights)
+    assert found == []
+    assert "were in no structure that this network learned" in said[-1].message
+    assert drawn(pose(pattern, "Ti0.9O2"), weights)[0] == []
+
+
+def test_without_weights_it_is_left_out_or_says_what_is_missing(
+    pattern, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(flow, "WEIGHTS", tmp_path / "none")
+    problem = pose(pattern, "TiO2")
+    assert not NEEDED["flow"](problem, 1.0)
+    with pytest.raises(FileNotFoundError, match="train them with xrdkit train"):
+        drawn(problem, None)
+
+
+@pytest.mark.slow
+def test_a_flow_that_knows_one_crystal_solves_its_pattern(pattern, tmp_path):
+    data = load_packed(pack(table_of([STRUCTURES["TiO2"]]), tmp_path / "one.packed"))
+    many = taken(data, torch.zeros(32, dtype=torch.long))
+    size = Size(atom=64, edge=32, layers=2, waves=8, pattern=32, heads=2, attention=16)
+    plan = Plan(epochs=400, rate=4e-3, warm_up=20, average=0.98, clean=1.0, decay=0.5)
+    for _ in train(many, tmp_path, plan=plan, size=size):
+        pass
+    source = partial(propose, weights=tmp_path / WEIGHTS)
+    for given in ({}, {"cell": RUTILE}):
+        solution = solve(
+            pattern, "TiO2", contents="Ti2O4", sources=(source,), progress=False, **given
+        )
+        assert solution.fits[0].space_group == 136
+        assert normalised_rmse(STRUCTURES["TiO2"], solution.fits[0].structure) < 0.01

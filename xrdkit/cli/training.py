@@ -1,0 +1,149 @@
+"""``xrdkit train``: structure tables packed, and networks trained from them."""
+
+import argparse
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from xrdkit.cli.inputs import bar
+from xrdkit.cli.words import numbers, positive
+
+if TYPE_CHECKING:
+    from xrdkit.types import Progress
+
+HELP = {
+    "flow": "structures from patterns, by flow matching",
+    "diffusion": "the same by diffusion",
+    "pretrain": "patterns and crystals in one space, to begin from and to search",
+}
+STOP = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+def add_options(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit train``."""
+    jobs = sub.add_subparsers(dest="job", required=True, metavar="|".join(("pack", *HELP)))
+    pack = jobs.add_parser("pack", help="structure tables as one file to train from")
+    pack.add_argument(
+        "tables", nargs="+", metavar="TABLE", help="Parquet, CSV, CIF or folder"
+    )
+    pack.add_argument("-o", "--output", required=True, metavar="FILE")
+    pack.add_argument("--overwrite", action="store_true", help="replace an earlier file")
+    pack.set_defaults(run=run_pack)
+    for method, text in HELP.items():
+        add_method(jobs.add_parser(method, help=text), method)
+
+
+def add_method(sub: argparse.ArgumentParser, method: str) -> None:
+    """What is told of a training; everything else is that of ``Plan``."""
+    sub.add_argument("data", metavar="DATA", help="file of xrdkit train pack")
+    sub.add_argument(
+        "--folder", required=True, help="of the run: states, weights, log; goes on with it"
+    )
+    sub.add_argument("--validation", metavar="DATA", help="packed, to be measured on")
+    sub.add_argument("--epochs", type=positive, default=100)
+    sub.add_argument(
+        "--decay", type=part, default=0.2, help="share of epochs with a falling rate"
+    )
+    sub.add_argument(
+        "--crystals",
+        type=positive,
+        default=1024 if method == "pretrain" else 192,
+        help="of a step, at least",
+    )
+    sub.add_argument("--rate", type=part, default=1e-3, help="of learning, at most")
+    sub.add_argument("--encoder", choices=("cnn", "patches", "peaks"), default="cnn")
+    sub.add_argument("--start", metavar="FILE", help="weights to begin from")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--device", default="cpu", help="cpu, cuda …")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+    sub.set_defaults(run=run_training, method=method)
+
+
+def part(text: str) -> float:
+    """A number of 0 to 1."""
+    (value,) = numbers(1, "0.2")(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 to 1")
+    return value
+
+
+def run_pack(args: argparse.Namespace) -> None:
+    """Write the ordered crystals of tables in Niggli cells."""
+    from xrdkit.dataset import read_tables
+    from xrdkit.files import check_file
+    from xrdkit.packed import load_packed, pack
+
+    output = check_file(args.output, args.overwrite)
+    table = read_tables(args.tables)
+    packed = load_packed(pack(table, output))
+    print(f"{len(packed)} of {len(table)} structures in {output}")
+
+
+def run_training(args: argparse.Namespace) -> None:
+    """Train, or go on; print every epoch, say where the weights are."""
+    from xrdkit.models.crystal_net import Size
+    from xrdkit.packed import load_packed
+    from xrdkit.solve import run, usable_device
+    from xrdkit.train.loop import train
+    from xrdkit.train.plan import Plan
+    from xrdkit.train.step import Diverged
+
+    settings = {"crystals": args.crystals, "seed": args.seed}
+    plan = Plan(args.method, args.epochs, args.decay, args.rate, **settings)
+    device = str(usable_device(args.device))
+    steps = train(
+        load_packed(args.data),
+        args.folder,
+        validation=load_packed(args.validation) if args.validation else None,
+        plan=plan,
+        size=Size(encoder=args.encoder),
+        start=args.start,
+        device=device,
+    )
+    try:
+        weights = run(stoppable(steps), bar(args))
+    except Diverged as error:
+        raise ValueError(str(error)) from error
+    print(f"weights in {weights}")
+
+
+def stoppable(steps: "Iterator[Progress]") -> "Iterator[Progress]":
+    """Pass progress on and print epochs; asked to stop, close ``steps``, which saves."""
+    from tqdm import tqdm
+
+    with stop_asked() as asked:
+        while True:
+            try:
+                now = next(steps)
+            except StopIteration as finished:
+                return finished.value
+            if now.stage == "epoch":
+                tqdm.write(f"{now.message}, {now.seconds:.0f} s")
+            yield now
+            if asked:
+                steps.close()
+                raise KeyboardInterrupt
+
+
+@contextmanager
+def stop_asked() -> Iterator[list[int]]:
+    """Signals to stop, noted in a list; the second one interrupts at once."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    signals = [getattr(signal, name) for name in STOP if hasattr(signal, name)]
+    before = {s: signal.signal(s, note) for s in signals}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

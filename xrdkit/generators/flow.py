@@ -1,0 +1,198 @@
+"""Structures that a trained flow draws for the pattern: no structure type is needed.
+
+The atoms of a primitive cell are drawn in a known Niggli cell or together with it
+(``xrdkit.models.flow``). What is drawn is nearly symmetric: each sample is put up as it is
+and with the symmetry that it has within some tolerances.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from xrdkit.cell import lattice_of
+from xrdkit.crystal import one_crystal, standard_cell, symmetry_of
+from xrdkit.generators.cells import cells_for
+from xrdkit.generators.templates import numbered
+from xrdkit.indexing.bravais import parameters, primitive, reduced
+from xrdkit.library import expected_volume
+from xrdkit.models import flow
+from xrdkit.models.crystal_net import PatternNet
+from xrdkit.models.generate import generate
+from xrdkit.models.weights import load_model
+from xrdkit.phases import without_phases
+from xrdkit.problem import whole
+from xrdkit.q_profile import NotLearned
+from xrdkit.refine.symmetry import TOLERANCES, same_formula
+from xrdkit.space_group import CENTRING
+from xrdkit.types import Candidate, Crystals, Problem, Progress
+
+WEIGHTS = Path(__file__).parents[1] / "weights" / "flow.safetensors"
+UNEXPLAINED = 0.1  # residual above which structures are drawn
+DRAWN, STEPS = 40, 50  # samples, in all, and steps to each
+FREE = 0.3  # weight of samples with cells of their own beside those in proposed cells
+MOST_ATOMS = 20  # in a cell whose contents are not known
+ROOM = 1.4  # factor that the volume of a known cell may be off the expected one
+AS_DRAWN = 0.01  # Å: the tolerance that adds no symmetry
+PRIOR = -5.0  # natural log: what is drawn is less likely than what is common
+
+
+@dataclass(frozen=True)
+class Task:
+    """Formula units in a primitive cell, and its Niggli cell (Å, °) where it is known.
+
+    ``weight`` says how many of the samples it gets, relative to other tasks.
+    """
+
+    units: int
+    cell: tuple[float, ...] | None = None
+    weight: float = 1.0
+
+
+def needed(problem: Problem, left: float) -> bool:
+    """Whether there are weights, and what other sources found leaves something."""
+    return WEIGHTS.is_file() and left > UNEXPLAINED
+
+
+def propose(
+    problem: Problem,
+    *,
+    count: int,
+    generator: torch.Generator,
+    device: torch.device,
+    weights: str | Path | None = None,
+) -> Iterator[Progress]:
+    """Structures drawn for the pattern, by the weights that ship or by others.
+
+    With a cell that is given, in it and its centred forms; else in cells that indexing
+    proposes, and in cells drawn as well. Where contents are not known, of every number of
+    formula units up to 20 atoms. A formula with fractions gets none. What the network has
+    not learned is said in the progress, and gives none.
+    """
+    if not whole(problem.formula):
+        return []
+    model = network(weights, device)
+    if not problem.cells:
+        problem = yield from cells_for(problem)
+    found: list[Candidate] = []
+    tasks = tasks_of(problem)
+    every = sum(task.weight for task in tasks)
+    for i, task in enumerate(tasks):
+        many = max(1, round(min(count, DRAWN) * task.weight / every))
+        drawn = yield from samples(model, problem, task, many, generator)
+        for one in candidates(drawn, problem) if drawn is not None else ():
+            found.append(one)
+            yield Progress("flow", i + 1, len(tasks), one, f"{len(found)} candidates")
+    return found[:count]
+
+
+def network(weights: str | Path | None, device: torch.device) -> PatternNet:
+    """The network of a name, file or address, or the one that ships."""
+    if weights is None and not WEIGHTS.is_file():
+        raise FileNotFoundError(
+            "no weights of a flow come with this xrdkit: train them with xrdkit train "
+            "flow and give the file, or leave the source flow out"
+        )
+    return load_model(weights or WEIGHTS, "flow", device)
+
+
+def samples(
+    model: PatternNet,
+    problem: Problem,
+    task: Task,
+    many: int,
+    generator: torch.Generator,
+) -> Iterator[Progress]:
+    """Yield every step; return the crystals, or None where it has not learned such."""
+    started, drawn = time.monotonic(), None
+    numbers = [z for z, n in numbered(problem.formula).items() for _ in range(n)]
+    pattern = without_phases(problem.pattern, problem.phases)
+    cells = () if task.cell is None else (task.cell,)
+    settings = {"count": many, "cells": cells, "steps": STEPS, "generator": generator}
+    steps = generate(model, flow.sample, pattern, numbers * task.units, **settings)
+    note = f"{many} × {task.units} formula units"
+    try:
+        for crystals in steps:
+            drawn, spent = crystals, time.monotonic() - started
+            yield Progress("flow", 0, 1, None, note, spent)
+    except NotLearned as error:
+        yield Progress("flow", 0, 1, None, str(error))
+    return drawn
+
+
+def tasks_of(problem: Problem) -> list[Task]:
+    """What is to be drawn: contents of cells, those of proposed cells by their weights."""
+    atoms = round(sum(problem.formula.values()))
+    total = round(sum(problem.contents.values())) if problem.contents else None
+    if problem.given_cells:
+        return [t for cell in problem.given_cells for t in in_cell(problem, cell, total)]
+    sizes = [total // atoms] if total else range(1, max(MOST_ATOMS // atoms, 1) + 1)
+    free = [Task(units, weight=FREE / len(sizes)) for units in sizes]
+    proposed = []
+    for cell, weight in problem.cells:
+        tasks = [t for t in in_cell(problem, cell, None) if not total or t.units in sizes]
+        proposed += [replace(t, weight=weight / len(tasks)) for t in tasks]
+    return [*proposed, *free]
+
+
+def in_cell(problem: Problem, cell: tuple[float, ...], total: int | None) -> list[Task]:
+    """Tasks in a cell, taken as primitive or as centred, that holds ``total`` atoms.
+
+    Where that is not known, as many formula units as its volume has room for.
+    """
+    atoms = round(sum(problem.formula.values()))
+    unit = expected_volume(problem.library, numbered(problem.formula)) * atoms
+    found: dict[tuple[int, tuple[int, ...]], Task] = {}
+    for letter, rows in CENTRING.items():
+        lattice = reduced(primitive(lattice_of(cell), letter))
+        if total:
+            units, rest = divmod(round(total * np.linalg.det(rows), 6), atoms)
+            sizes = [] if rest else [int(units)]
+        else:
+            room = abs(np.linalg.det(lattice)) / unit
+            sizes = [k for k in range(1, int(room * ROOM) + 1) if k * ROOM > room]
+        values = parameters(lattice)
+        for units in sizes:
+            key = units, tuple(np.rint(np.array(values) * 50).astype(int).tolist())
+            found.setdefault(key, Task(units, values))
+    return list(found.values())
+
+
+def candidates(drawn: Crystals, problem: Problem) -> list[Candidate]:
+    """Every sample as it is, and with the higher symmetry that it nearly has."""
+    found = []
+    for i in range(len(drawn)):
+        rows = drawn.owner == i
+        lattice = drawn.lattice[i].double().cpu().numpy()
+        frac = drawn.frac[rows].double().cpu().numpy()
+        found += forms(lattice, frac, drawn.numbers[rows].cpu().numpy(), problem)
+    return found
+
+
+def forms(
+    lattice: Float[np.ndarray, "3 3"],
+    frac: Float[np.ndarray, "atoms 3"],
+    numbers: Int[np.ndarray, " atoms"],
+    problem: Problem,
+) -> list[Candidate]:
+    """A crystal with the symmetry that it has within some tolerances (Å), distinct ones."""
+    found: dict[tuple[int, int], Candidate] = {}
+    for tolerance in (*TOLERANCES[::-1], AS_DRAWN):
+        cell = standard_cell(lattice, frac, numbers, tolerance)
+        if cell is None or not same_formula(numbers, cell.numbers):
+            continue
+        key = cell.space_group, len(cell.frac)
+        other = problem.space_group not in (None, cell.space_group)
+        if key in found or other or (problem.contents and len(cell.frac) != len(frac)):
+            continue
+        found[key] = Candidate(
+            one_crystal(cell.lattice, cell.frac, cell.numbers),
+            symmetry_of(cell.space_group, cell.lattice, cell.frac, cell.numbers),
+            "flow",
+            PRIOR,
+        )
+    return list(found.values())
