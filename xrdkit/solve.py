@@ -20,8 +20,9 @@ import torch
 from tqdm.auto import tqdm
 
 from xrdkit.confidence import excess
-from xrdkit.generators import NEEDED, SOURCES
+from xrdkit.generators import DEFAULT, NEEDED, SOURCES
 from xrdkit.generators.cells import cells_for
+from xrdkit.generators.flow import ABSENT
 from xrdkit.library import Library
 from xrdkit.phases import foreign_phases, known_phases
 from xrdkit.problem import pose
@@ -61,7 +62,7 @@ def solve_steps(
     pattern: Pattern,
     formula: str,
     *,
-    sources: tuple[str | Source, ...] = tuple(SOURCES),
+    sources: tuple[str | Source, ...] = DEFAULT,
     candidates: int = 20,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -147,6 +148,8 @@ def named(source: str | Source) -> tuple[Source, Needed]:
             f"source {source!r} is not known; choose from {', '.join(SOURCES)}"
         )
     if isinstance(source, str):
+        if source not in DEFAULT:
+            raise FileNotFoundError(ABSENT)
         return SOURCES[source], NEEDED[source]
     return source, lambda problem, left: True
 
@@ -194,7 +197,7 @@ def solve(
     exclude: tuple[str, ...] | str = (),
     phases: "tuple[str | Path | Structure, ...]" = (),
     index: bool = False,
-    sources: tuple[str | Source, ...] = tuple(SOURCES),
+    sources: tuple[str | Source, ...] = DEFAULT,
     candidates: int = 20,
     seed: int = 0,
     device: torch.device | str | None = None,

@@ -31,7 +31,7 @@ from xrdkit.benchmark.simulated_patterns import (
 )
 from xrdkit.confidence import TERMS, verdict_of
 from xrdkit.dataset import Table, read_table
-from xrdkit.generators import SOURCES
+from xrdkit.generators import DEFAULT
 from xrdkit.library import Library, load
 from xrdkit.metrics import wilson_interval
 from xrdkit.simulate import disturbed
@@ -63,7 +63,7 @@ def confidence(
     n: int | None = None,
     seed: int = 0,
     shard: tuple[int, int] = (1, 1),
-    sources: tuple[str, ...] = tuple(SOURCES),
+    sources: tuple[str, ...] = DEFAULT,
     candidates: int = 5,
     solver: Solver | None = None,
     progress: bool = True,

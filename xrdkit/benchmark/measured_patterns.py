@@ -12,7 +12,7 @@ from xrdkit.benchmark.simulated_patterns import (
     without_truth,
 )
 from xrdkit.crystal import read_cif
-from xrdkit.generators import SOURCES
+from xrdkit.generators import DEFAULT
 from xrdkit.library import Library, load
 from xrdkit.pattern import read
 from xrdkit.types import Radiation
@@ -30,7 +30,7 @@ def measured(
     tiers: tuple[str, ...] = ("A",),
     seed: int = 0,
     shard: tuple[int, int] = (1, 1),
-    sources: tuple[str, ...] = tuple(SOURCES),
+    sources: tuple[str, ...] = DEFAULT,
     candidates: int = 20,
     solver: Solver | None = None,
     progress: bool = True,

@@ -21,7 +21,7 @@ from xrdkit.benchmark.simulated_patterns import (
 )
 from xrdkit.dataset import Table, read_table
 from xrdkit.disturb import mixed
-from xrdkit.generators import SOURCES
+from xrdkit.generators import DEFAULT
 from xrdkit.library import Library, load
 from xrdkit.simulate import disturbed as disturbed_pattern
 from xrdkit.simulate import pattern_of
@@ -41,7 +41,7 @@ def impurity(
     formula: Literal["contents", "reduced"] = "reduced",
     disturbed: bool = False,
     shard: tuple[int, int] = (1, 1),
-    sources: tuple[str, ...] = tuple(SOURCES),
+    sources: tuple[str, ...] = DEFAULT,
     candidates: int = 20,
     solver: Solver | None = None,
     progress: bool = True,

@@ -14,7 +14,7 @@ from xrdkit.benchmark.controls import composition_only
 from xrdkit.benchmark.parents import built_types, ordering_of_parent
 from xrdkit.benchmark.scoring import Entry, Solver, fingerprint, run, shard_of
 from xrdkit.dataset import Table, read_table
-from xrdkit.generators import SOURCES
+from xrdkit.generators import DEFAULT
 from xrdkit.generators.assign import Filling, fillings
 from xrdkit.generators.spectra import slot_counts
 from xrdkit.generators.templates import MERGED, MIXED
@@ -65,7 +65,7 @@ def mp20(
     unseen: Unseen = "none",
     control: Control = "none",
     shard: tuple[int, int] = (1, 1),
-    sources: tuple[str, ...] = tuple(SOURCES),
+    sources: tuple[str, ...] = DEFAULT,
     candidates: int = 20,
     solver: Solver | None = None,
     validity: bool = True,

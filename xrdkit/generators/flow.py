@@ -32,6 +32,10 @@ from xrdkit.space_group import CENTRING
 from xrdkit.types import Candidate, Crystals, Problem, Progress
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "flow.safetensors"
+ABSENT = (
+    "no weights of a flow come with this xrdkit: train them with xrdkit train flow and "
+    "give the file, or leave the source flow out"
+)
 UNEXPLAINED = 0.1  # residual above which structures are drawn
 DRAWN, STEPS = 40, 50  # samples, in all, and steps to each
 FREE = 0.3  # weight of samples with cells of their own beside those in proposed cells
@@ -54,8 +58,8 @@ class Task:
 
 
 def needed(problem: Problem, left: float) -> bool:
-    """Whether there are weights, and what other sources found leaves something."""
-    return WEIGHTS.is_file() and left > UNEXPLAINED
+    """Whether what other sources found leaves something."""
+    return left > UNEXPLAINED
 
 
 def propose(
@@ -93,10 +97,7 @@ def propose(
 def network(weights: str | Path | None, device: torch.device) -> PatternNet:
     """The network of a name, file or address, or the one that ships."""
     if weights is None and not WEIGHTS.is_file():
-        raise FileNotFoundError(
-            "no weights of a flow come with this xrdkit: train them with xrdkit train "
-            "flow and give the file, or leave the source flow out"
-        )
+        raise FileNotFoundError(ABSENT)
     return load_model(weights or WEIGHTS, "flow", device)
 
 
