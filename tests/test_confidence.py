@@ -191,6 +191,14 @@ def test_reasons_name_what_pulls_the_probability_down():
     assert "no other structure comes near" in reasons(GOOD)[0]
 
 
+def test_answer_that_is_not_confident_gets_a_reason_even_where_all_are_small():
+    middling = GOOD | {"deviation": 1.2, "lines": 20.0, "noise": 0.3, "volume": -0.15}
+    assert max(-loss for loss in judged.losses(middling).values()) < judged.PULLED
+    assert judged.NONE < probability(middling) < judged.CONFIDENT
+    (reason,) = reasons(middling)
+    assert reason == judged.SENTENCES["deviation"](middling)
+
+
 def test_judge_puts_a_good_fit_before_a_bad_one():
     good = judge(PROBLEM, [fit(PATTERN.intensity, 0.02, parameters=2)])
     bad = judge(PROBLEM, [fit(lines_at([25.0, 36.0], [1.0, 1.0]), 0.95, parameters=12)])
