@@ -280,11 +280,14 @@ def test_patterns_of_a_compound_agree_with_the_answer_that_most_of_them_have():
     turned.make_supercell([[0, 1, 0], [1, 0, 0], [0, 0, -1]])
     answers = [rutile, turned, anatase, None]
     rows = [
-        row(True, compound="TiO2") | {"first": one and one.as_dict(verbosity=0)}
+        row(True, compound="TiO2", space_group=136)
+        | {"first": one and one.as_dict(verbosity=0)}
         for one in answers
     ]
-    rows.append(row(True, compound="NaCl") | {"first": STRUCTURES["NaCl"].as_dict()})
-    assert agreement(rows)[:2] == (2, 4)
+    salt = {"compound": "NaCl", "space_group": 225, "first": STRUCTURES["NaCl"].as_dict()}
+    assert agreement([*rows, row(True) | salt])[:2] == (2, 4)
+    polymorph = rows[2] | {"space_group": 141}
+    assert agreement([*rows[:2], polymorph, polymorph])[:2] == (4, 4)
 
 
 def test_rate_of_no_entries_is_not_known():

@@ -128,6 +128,8 @@ def test_validity_filter_knows_salts_alloys_and_nonsense():
     good = ["NaCl", "TiO2", "LaFeO3", "CeAl2", "Fe"]
     assert all(metrics.charge_balanced(f) for f in good)
     assert not any(metrics.charge_balanced(f) for f in ("NaCl2", "Na3Cl"))
+    assert metrics.charge_balanced("Mg0.25 Ca0.75 O1")
+    assert not metrics.charge_balanced("Na0.6667 K0.3333 Cl2")
     assert metrics.valid(ROCK_SALT)
     close = Structure(Lattice.cubic(4), ["Na", "Cl"], [[0, 0, 0], [0, 0, 0.1]])
     assert not metrics.valid(close)

@@ -167,8 +167,11 @@ def valid(structure: "Structure") -> bool:
 def charge_balanced(formula: str) -> bool:
     """SMACT's test as in CDVAE: neutral in Pauling's order, an element, or an alloy.
 
-    Davies et al., Chem 1, 617 (2016); oxidation states of its first edition.
+    Davies et al., Chem 1, 617 (2016); oxidation states of its first edition. Fractions, of
+    mixed sites, are taken to whole numbers.
     """
+    from pymatgen.core import Composition
+
     try:
         from smact.screening import smact_validity
     except ImportError as error:
@@ -176,7 +179,8 @@ def charge_balanced(formula: str) -> bool:
             "the validity filter needs the SMACT package, which is not installed; "
             "pip install 'xrdkit[test]'"
         ) from error
-    return bool(smact_validity(formula, oxidation_states_set="smact14"))
+    whole = Composition(formula).get_integer_formula_and_factor(max_denominator=100)[0]
+    return bool(smact_validity(whole, oxidation_states_set="smact14"))
 
 
 def atoms_apart(structure: "Structure") -> bool:

@@ -174,12 +174,14 @@ def compounds(rows: Rows, match: str) -> dict[str, tuple]:
 def agreement(rows: Rows) -> tuple[int, int, float, float, float]:
     """Patterns whose first structure is that of most patterns of the same compound.
 
-    Of compounds with several patterns, from several instruments; structures are the same
-    when they match as in the literature. Right or wrong does not count here.
+    Of compounds with several patterns, from several instruments, each polymorph (by the
+    space group of the reference) for itself; structures are the same when they match as in
+    the literature. Right or wrong does not count here.
     """
     same = several = 0
-    for name in sorted({row["compound"] for row in rows}):
-        found = [row.get("first") for row in rows if row["compound"] == name]
+    own = [(row["compound"], row["space_group"]) for row in rows]
+    for name in sorted(set(own)):
+        found = [r.get("first") for r, mine in zip(rows, own, strict=True) if mine == name]
         if len(found) > 1:
             same += _largest_set(found)
             several += len(found)
