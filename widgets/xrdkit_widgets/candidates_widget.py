@@ -1,0 +1,205 @@
+"""The ranked structures of a solution: compare, choose, note, and write to files."""
+
+import csv
+import io
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from xrdkit.files import check_writable, write_text
+from xrdkit.refine.gsas2 import GSAS2Error
+from xrdkit.report import write_cif, write_csv, write_html
+from xrdkit.report.handover import input_name
+from xrdkit.report.results import PROGRAMS, SUFFIXES
+from xrdkit.report.tables import cell_text, sites_text, solution_rows
+from xrdkit.types import Fit, Pattern, Solution
+from xrdkit_widgets import typed
+from xrdkit_widgets.drawn import fits_view, overlay
+from xrdkit_widgets.front import joined
+
+OVERLAYS = 3  # fits drawn at once
+
+
+class CandidatesWidget(anywidget.AnyWidget):
+    """The fits of a solution as a table; ``chosen`` is the rank that was chosen, 1 the best.
+
+    ``pattern`` is the pattern as measured: with it plots have its scale, and inputs of
+    Rietveld programs can be written. ``fit`` is the chosen one, ``notes`` are texts by rank.
+    Files go to ``folder``; one that exists is replaced only where ``replace`` is set.
+    """
+
+    _esm = joined("elements.js", "scales.js", "plot.js", "candidates_widget.js")
+    _css = joined("widgets.css")
+
+    # from Python
+    rows = traitlets.List().tag(sync=True)
+    verdict = traitlets.Dict().tag(sync=True)
+    programs = traitlets.List().tag(sync=True)  # whose inputs can be written
+    view = traitlets.Dict().tag(sync=True)  # the observed curve
+    overlays = traitlets.Dict().tag(sync=True)  # calculated curves by rank
+    message = traitlets.Unicode().tag(sync=True)  # what was written
+    errors = traitlets.Dict().tag(sync=True)  # under "export": what went wrong
+    # from both
+    chosen = traitlets.Int(0).tag(sync=True)  # rank; 0: none
+    shown = traitlets.List(traitlets.Int(), [1]).tag(sync=True)  # ranks that are drawn
+    notes = traitlets.Dict().tag(sync=True)  # text by rank, as a string
+    axis = traitlets.Enum(("two_theta", "q", "d"), "two_theta").tag(sync=True)
+    root = traitlets.Bool(False).tag(sync=True)
+    folder = traitlets.Unicode().tag(sync=True)
+    replace = traitlets.Bool(False).tag(sync=True)
+
+    def __init__(
+        self, solution: Solution, *, pattern: Pattern | None = None, **traits: Any
+    ) -> None:
+        self.solution, self.pattern = solution, pattern
+        self.name = (pattern or solution.problem.pattern).name or "pattern"
+        super().__init__(**{"folder": f"{self.name}_xrdkit", **traits})
+        self.rows = [
+            table_row(row, fit)
+            for row, fit in zip(solution_rows(solution), solution.fits, strict=True)
+        ]
+        self.verdict = {
+            "verdict": solution.verdict,
+            "confidence": solution.confidence,
+            "reasons": list(solution.reasons),
+        }
+        if solution.fits:
+            self.programs = list(PROGRAMS) if pattern is not None else []
+            words = f"{self.name}, observed pattern and calculated ones"
+            self.view = fits_view(solution.fits, pattern, words)
+        self.observe(self._draw, "shown")
+        self._draw()
+        self.on_msg(self._told)
+
+    @property
+    def fit(self) -> Fit | None:
+        """The fit that was chosen, or None."""
+        return self.solution.fits[self.chosen - 1] if self.chosen else None
+
+    @traitlets.validate("chosen")
+    def _rank(self, proposal: Any) -> int:
+        if not 0 <= proposal["value"] <= len(self.solution.fits):
+            raise traitlets.TraitError(
+                f"there is no structure {proposal['value']}; "
+                f"give 1 to {len(self.solution.fits)}, or 0 for none"
+            )
+        return proposal["value"]
+
+    @traitlets.validate("shown")
+    def _ranks(self, proposal: Any) -> list[int]:
+        count = len(self.solution.fits)
+        return [rank for rank in proposal["value"] if 1 <= rank <= count][-OVERLAYS:]
+
+    def export(self, what: str) -> list[Path]:
+        """Write "cif", "csv", "html", or the input of a program ("topas", …) to ``folder``.
+
+        CIF and inputs are of the chosen structure, of the first where none is chosen.
+        """
+        if not self.solution.fits:
+            raise ValueError("no structure was found; there is nothing to write")
+        folder = Path(self.folder)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; give a folder for the results")
+        check_writable(folder)
+        rank = self.chosen or 1
+        fit, name = self.solution.fits[rank - 1], f"{self.name}_{rank:02}"
+        writers = {
+            "cif": ([f"{name}.cif"], lambda path: [write_cif(fit, path)]),
+            "csv": ([f"{self.name}.csv"], partial(_write_table, self)),
+            "html": (
+                [f"{self.name}.html"],
+                lambda path: [write_html(self.solution, path, pattern=self.pattern)],
+            ),
+        }
+        for program in self.programs:
+            ends = [input_name(name, program) + end for end in SUFFIXES[program]]
+            writers[program] = (ends, partial(_write_input, self, program, fit, name))
+        if what not in writers:
+            raise ValueError(
+                f"{what!r} cannot be written; choose from {', '.join(writers)}"
+            )
+        names, write = writers[what]
+        self._check_free(folder, names)
+        folder.mkdir(parents=True, exist_ok=True)
+        return write(folder / names[0])
+
+    def _check_free(self, folder: Path, names: Sequence[str]) -> None:
+        """An error where a file would be replaced that may not be."""
+        taken = [folder / name for name in names if (folder / name).exists()]
+        if taken and not self.replace:
+            raise ValueError(
+                f"{taken[0]} exists already; tick 'replace files' or give another folder"
+            )
+
+    def _draw(self, _change: Any = None) -> None:
+        """Calculate the overlays that are asked for and not there yet."""
+        wanted = [rank for rank in self.shown if str(rank) not in self.overlays]
+        made = {
+            str(rank): overlay(self.solution.fits, rank, self.pattern) for rank in wanted
+        }
+        if made:
+            self.overlays = {**self.overlays, **made}
+
+    def _told(self, _widget: Any, said: dict, _data: list) -> None:
+        """A message from the browser; what goes wrong is shown there."""
+        if said["kind"] != "export":
+            return
+        self.message, self.errors = "", {}
+        try:
+            with warnings.catch_warnings(record=True) as noted:
+                warnings.simplefilter("always", UserWarning)
+                written = self.export(str(said["what"]))
+            lines = [f"written: {', '.join(map(str, written))}"]
+            self.message = "; ".join([*lines, *(str(note.message) for note in noted)])
+        except (*typed.WRONG, GSAS2Error) as error:
+            self.errors = {"export": typed.sentence(error)}
+
+
+def table_row(row: dict[str, Any], fit: Fit) -> dict[str, Any]:
+    """What the table shows of a fit; ``r_wp`` (%) is None on prepared data."""
+    return {
+        "rank": row["rank"],
+        "formula": fit.structure.composition.reduced_formula,
+        "space_group": row["space_group"],
+        "number": row["number"],
+        "sites": sites_text(row["wyckoff"]),
+        "cell": cell_text(row),
+        "volume": row["volume"],
+        "density": round(float(fit.structure.density), 3),
+        "residual": row["residual"],
+        "r_wp": round(fit.r_wp, 2) if "r_wp" in fit.r_values else None,
+        "score": row["score"],
+        "origin": row["origin"],
+        "known": row["known"],
+        "group": row["group"],
+        "determined": list(fit.determined),
+        "undetermined": list(fit.undetermined),
+    }
+
+
+def _write_table(widget: CandidatesWidget, path: Path) -> list[Path]:
+    """The table and, where there are notes, those beside it."""
+    written = [write_csv(widget.solution, path)]
+    if any(widget.notes.values()):
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["rank", "chosen", "note"])
+        ranks = sorted(int(rank) for rank, note in widget.notes.items() if note)
+        table.writerows(
+            [rank, int(rank == widget.chosen), widget.notes[str(rank)]] for rank in ranks
+        )
+        notes = path.with_name(f"{path.stem}_notes.csv")
+        written.append(write_text(notes, text.getvalue()))
+    return written
+
+
+def _write_input(
+    widget: CandidatesWidget, program: str, fit: Fit, name: str, path: Path
+) -> list[Path]:
+    """The input of a program and its data, from the pattern as measured."""
+    return PROGRAMS[program](fit, widget.pattern, path.parent, name)
