@@ -1,36 +1,31 @@
 """The ranked structures of a solution: compare, choose, note, and write to files."""
 
-import csv
-import io
 import warnings
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
-from xrdkit.files import check_writable, write_text
 from xrdkit.refine.gsas2 import GSAS2Error
-from xrdkit.report import write_cif, write_csv, write_html
-from xrdkit.report.handover import input_name
-from xrdkit.report.results import PROGRAMS, SUFFIXES
+from xrdkit.report.results import PROGRAMS
 from xrdkit.report.tables import cell_text, sites_text, solution_rows
 from xrdkit.types import Fit, Pattern, Solution
 from xrdkit_widgets import typed
 from xrdkit_widgets.drawn import fits_view, overlay
+from xrdkit_widgets.exports import Exports
 from xrdkit_widgets.front import joined
 
 OVERLAYS = 3  # fits drawn at once
 
 
 class CandidatesWidget(anywidget.AnyWidget):
-    """The fits of a solution as a table; ``chosen`` is the rank that was chosen, 1 the best.
+    """The fits of a solution as a table; ``chosen`` is the rank of the chosen one, or 0.
 
     ``pattern`` is the pattern as measured: with it plots have its scale, and inputs of
-    Rietveld programs can be written. ``fit`` is the chosen one, ``notes`` are texts by rank.
-    Files go to ``folder``; one that exists is replaced only where ``replace`` is set.
+    Rietveld programs can be written. ``fit`` is the chosen one, ``notes`` are texts by
+    rank (1: the best). Files go to ``folder``; one that exists is replaced only where
+    ``replace`` is set.
     """
 
     _esm = joined("elements.js", "scales.js", "plot.js", "candidates_widget.js")
@@ -100,41 +95,10 @@ class CandidatesWidget(anywidget.AnyWidget):
 
         CIF and inputs are of the chosen structure, of the first where none is chosen.
         """
-        if not self.solution.fits:
-            raise ValueError("no structure was found; there is nothing to write")
-        folder = Path(self.folder)
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file; give a folder for the results")
-        check_writable(folder)
-        rank = self.chosen or 1
-        fit, name = self.solution.fits[rank - 1], f"{self.name}_{rank:02}"
-        writers = {
-            "cif": ([f"{name}.cif"], lambda path: [write_cif(fit, path)]),
-            "csv": ([f"{self.name}.csv"], partial(_write_table, self)),
-            "html": (
-                [f"{self.name}.html"],
-                lambda path: [write_html(self.solution, path, pattern=self.pattern)],
-            ),
-        }
-        for program in self.programs:
-            ends = [input_name(name, program) + end for end in SUFFIXES[program]]
-            writers[program] = (ends, partial(_write_input, self, program, fit, name))
-        if what not in writers:
-            raise ValueError(
-                f"{what!r} cannot be written; choose from {', '.join(writers)}"
-            )
-        names, write = writers[what]
-        self._check_free(folder, names)
-        folder.mkdir(parents=True, exist_ok=True)
-        return write(folder / names[0])
-
-    def _check_free(self, folder: Path, names: Sequence[str]) -> None:
-        """An error where a file would be replaced that may not be."""
-        taken = [folder / name for name in names if (folder / name).exists()]
-        if taken and not self.replace:
-            raise ValueError(
-                f"{taken[0]} exists already; tick 'replace files' or give another folder"
-            )
+        rank, folder = self.chosen or 1, Path(self.folder)
+        notes = {int(rank): note for rank, note in self.notes.items() if note}
+        exports = Exports(self.solution, self.pattern, self.name, rank, notes)
+        return exports.write(what, folder, replace=self.replace)
 
     def _draw(self, _change: Any = None) -> None:
         """Calculate the overlays that are asked for and not there yet."""
@@ -180,26 +144,3 @@ def table_row(row: dict[str, Any], fit: Fit) -> dict[str, Any]:
         "determined": list(fit.determined),
         "undetermined": list(fit.undetermined),
     }
-
-
-def _write_table(widget: CandidatesWidget, path: Path) -> list[Path]:
-    """The table and, where there are notes, those beside it."""
-    written = [write_csv(widget.solution, path)]
-    if any(widget.notes.values()):
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["rank", "chosen", "note"])
-        ranks = sorted(int(rank) for rank, note in widget.notes.items() if note)
-        table.writerows(
-            [rank, int(rank == widget.chosen), widget.notes[str(rank)]] for rank in ranks
-        )
-        notes = path.with_name(f"{path.stem}_notes.csv")
-        written.append(write_text(notes, text.getvalue()))
-    return written
-
-
-def _write_input(
-    widget: CandidatesWidget, program: str, fit: Fit, name: str, path: Path
-) -> list[Path]:
-    """The input of a program and its data, from the pattern as measured."""
-    return PROGRAMS[program](fit, widget.pattern, path.parent, name)

@@ -37,7 +37,7 @@ export default {
 
     const low = make("input", { type: "number", step: "any", ariaLabel: "leave out from, ° 2θ", size: 7 });
     const high = make("input", { type: "number", step: "any", ariaLabel: "leave out to, ° 2θ", size: 7 });
-    const add = button("leave out", () => {
+    const add = button("add", () => {
       if (low.value && high.value) leaveOut(low.valueAsNumber, high.valueAsNumber);
     }, { ariaLabel: "leave out this range" });
     const chips = make("span", { className: "row" });

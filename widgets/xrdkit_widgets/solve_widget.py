@@ -28,6 +28,7 @@ FIELDS = {  # what is typed -> arguments of solve
     "phases": typed.phases,
 }
 BUSY = ("running", "stopping")
+STATES = ("idle", *BUSY, "done", "stopped", "failed")
 DRAWN = 0.4  # seconds between two drawings of the best fit so far
 
 
@@ -59,9 +60,7 @@ class SolveWidget(anywidget.AnyWidget):
     known_sources = traitlets.List(list(SOURCES)).tag(sync=True)
     engines = traitlets.List(list(ENGINES)).tag(sync=True)
     most_bytes = traitlets.Int(typed.MOST_BYTES).tag(sync=True)
-    state = traitlets.Enum(("idle", *BUSY, "done", "stopped", "failed"), "idle").tag(
-        sync=True
-    )
+    state = traitlets.Enum(STATES, "idle").tag(sync=True)
     errors = traitlets.Dict().tag(sync=True)  # of a field: what is wrong with it
     message = traitlets.Unicode().tag(sync=True)
     chosen = traitlets.Unicode().tag(sync=True)  # words about the pattern
@@ -85,6 +84,7 @@ class SolveWidget(anywidget.AnyWidget):
         self._given = {"library": library, "exclude": exclude}
         self._read = partial(_read, pattern) if pattern is not None else None
         self._thread: threading.Thread | None = None
+        self._drawn = 0.0
         self._stop, self._lock = threading.Event(), threading.Lock()
         super().__init__(formula=formula, **traits)
         self.on_msg(self._told)
@@ -95,7 +95,7 @@ class SolveWidget(anywidget.AnyWidget):
         self._load()
 
     def run(self, *, block: bool = False) -> Solution | None:
-        """Start a run; with ``block`` wait for its answer here, and raise what goes wrong."""
+        """Start a run; with ``block`` run here, and raise what goes wrong."""
         if self.state in BUSY:
             raise RuntimeError(
                 "a run is going on in this widget; stop() it or wait() for it first"
@@ -186,8 +186,6 @@ class SolveWidget(anywidget.AnyWidget):
             self._draw((now.best,), "best fit so far")
             self._drawn = time.monotonic()
 
-    _drawn = 0.0
-
     def _draw(self, fits: tuple[Fit, ...], words: str) -> None:
         base = fits_view(fits, self.pattern, words)
         self.view = {**base, "fits": [overlay(fits, 1, self.pattern)]}
@@ -213,14 +211,16 @@ class SolveWidget(anywidget.AnyWidget):
         except typed.WRONG as error:
             self.errors = {**self.errors, name: typed.sentence(error)}
             return None
-        self.errors = {k: v for k, v in self.errors.items() if k != name}
+        self._clear(name)
         return value
+
+    def _clear(self, *names: str) -> None:
+        """Nothing is wrong with these fields any more."""
+        self.errors = {k: v for k, v in self.errors.items() if k not in names}
 
     def _load(self) -> None:
         """Read the pattern with the radiation that is typed, and draw it."""
-        self.errors = {
-            k: v for k, v in self.errors.items() if k not in ("file", "wavelength")
-        }
+        self._clear("file", "wavelength")
         where = "wavelength"
         try:
             beam = typed.wavelength(self.wavelength)
