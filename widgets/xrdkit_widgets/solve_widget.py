@@ -125,13 +125,11 @@ class SolveWidget(anywidget.AnyWidget):
 
     def _steps(self) -> Any:
         """The pipeline for what is typed, or a ValueError that says what is missing."""
-        if self.pattern is None:
-            raise ValueError(
-                self.errors.get("file") or "there is no pattern; choose or drop a file"
-            )
         asked = {name: self._check(name) for name in FIELDS}
-        if wrong := [self.errors[name] for name in FIELDS if name in self.errors]:
-            raise ValueError(wrong[0])
+        if self.errors:
+            raise ValueError(next(iter(self.errors.values())))
+        if self.pattern is None:
+            raise ValueError("there is no pattern; choose or drop a file")
         return solve_steps(
             self.pattern,
             asked.pop("formula"),
