@@ -154,11 +154,11 @@ def test_lines_come_from_a_cell_a_cif_file_and_a_fit(pattern, solution, tmp_path
     widget.add(str(tmp_path / "lab6.cif"))
     widget.add(solution.fits[0])
     names = [one["name"] for one in widget.ticks]
-    assert names == ["cell 4.157 4.157 4.157 90 90 90"] + 3 * ["LaB6 P m -3 m"]
+    assert names == ["cell 4.157 4.157 4.157 90 90 90"] + 3 * ["LaB6 Pm-3m"]
     first = widget.ticks[1]["lines"][0]
     assert first[0] == pytest.approx(21.36, abs=0.02)  # 100 of LaB6, Cu Kα1
     tell(widget, kind="remove", index=0)
-    assert [one["name"] for one in widget.ticks] == 3 * ["LaB6 P m -3 m"]
+    assert [one["name"] for one in widget.ticks] == 3 * ["LaB6 Pm-3m"]
 
 
 @pytest.mark.parametrize(
@@ -175,6 +175,12 @@ def test_wrong_cell_is_explained(pattern, text, said):
     tell(widget, kind="ticks", text=text)
     assert said in widget.message
     assert widget.ticks == []
+
+
+def test_error_of_a_dropped_file_names_it():
+    widget = SolveWidget()
+    tell(widget, b"this is no pattern\n", kind="file", name="wrong.xy", size=19)
+    assert widget.errors["file"].startswith("wrong.xy: no columns of numbers found")
 
 
 def test_damaged_cif_is_explained_under_its_own_name(pattern):
@@ -224,7 +230,7 @@ def test_run_in_a_thread_tells_its_progress_and_leaves_the_kernel_free(pattern):
     assert widget.wait(60) is widget.solution
     assert widget.state == "done"
     assert set(told[1:]) == {widget._thread}
-    assert widget.answer["best"].startswith("LaB6 P m -3 m, profile residual 0.")
+    assert widget.answer["best"].startswith("LaB6 Pm-3m, profile residual 0.")
     assert len(widget.view["fits"]) == 1
 
 
@@ -383,6 +389,14 @@ def test_what_cannot_be_written_is_explained(solution, tmp_path):
     widget.folder = str(tmp_path / "file")
     tell(widget, kind="export", what="cif")
     assert "is a file; give a folder" in widget.errors["export"]
+
+
+def test_table_of_two_hundred_opens_within_a_second(solution, pattern):
+    many = replace(solution, fits=100 * solution.fits, groups=())
+    started = time.process_time()
+    widget = CandidatesWidget(many, pattern=pattern)
+    assert time.process_time() - started < 1
+    assert len(widget.rows) == 200
 
 
 def test_solution_without_structures_is_shown_as_such(solution):

@@ -184,7 +184,7 @@ def test_candidates_are_sorted_drawn_chosen_noted_and_written(page, folder):
 
 def test_dark_theme_and_narrow_page(page):
     lab.command(page, "apputils:change-theme", {"theme": "JupyterLab Dark"})
-    page.wait_for_selector("body[data-jp-theme-light=false]")
+    page.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
     for index, name in ((PATTERN, "pattern"), (SOLVE, "solve"), (CANDIDATES, "candidates")):
         picture(page, index, f"{name}_dark")
     lab.command(page, "application:toggle-left-area")

@@ -2,12 +2,12 @@ const COLUMNS = [ // name, heading, is a number, decimals
   ["rank", "no.", true, 0],
   ["formula", "formula", false],
   ["space_group", "space group", false],
-  ["cell", "cell (Å, °)", false],
-  ["volume", "V (Å³)", true, 1],
-  ["density", "ρ (g/cm³)", true, 2],
   ["residual", "residual", true, 4],
   ["r_wp", "R_wp (%)", true, 2],
   ["score", "score", true, 1],
+  ["volume", "V (Å³)", true, 1],
+  ["density", "ρ (g/cm³)", true, 2],
+  ["cell", "cell (Å, °)", false],
   ["origin", "origin", false],
   ["determined", "determined", false],
 ];
@@ -58,7 +58,7 @@ export default {
       const picked = make("input", { type: "checkbox", ariaLabel: `choose structure ${row.rank}` });
       picked.addEventListener("change", () => tell(model, "chosen", picked.checked ? row.rank : 0));
       const cells = columns.map(([name, , number, places]) =>
-        make("td", { className: number ? "n" : "" }, ...content(row, name, number, places)));
+        make("td", { className: number ? "n" : name }, ...content(row, name, number, places)));
       const line = make("tr", {}, make("td", {}, drawn), make("td", {}, picked), ...cells);
       Object.assign(line, { rank: row.rank, drawn, picked });
       return line;
@@ -127,7 +127,7 @@ function content(row, name, number, places) {
 }
 
 function verdictOf({ verdict, confidence, reasons }, count) {
-  const words = `${count} structures, ${verdict}: confidence ${confidence.toFixed(2)}`;
+  const words = `${count} structures · ${verdict}, confidence ${confidenceText(confidence)}`;
   const list = make("ul", {}, ...reasons.map((text) => make("li", {}, text)));
   return make("div", { className: `verdict ${verdict}` }, make("strong", {}, count ? words : "no structure found"), list);
 }

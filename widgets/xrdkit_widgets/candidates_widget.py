@@ -67,6 +67,8 @@ class CandidatesWidget(anywidget.AnyWidget):
             self.programs = list(PROGRAMS) if pattern is not None else []
             words = f"{self.name}, observed pattern and calculated ones"
             self.view = fits_view(solution.fits, pattern, words)
+        else:
+            self.shown = []
         self.observe(self._draw, "shown")
         self._draw()
         self.on_msg(self._told)

@@ -87,7 +87,8 @@ def overlay(fits: Sequence[Fit], rank: int, pattern: Pattern | None) -> dict[str
 
 def setting_name(setting: Setting) -> str:
     """Formula and space group of a structure."""
-    return f"{setting.structure.composition.reduced_formula} {setting.symbol}"
+    symbol = setting.symbol.replace(" ", "")
+    return f"{setting.structure.composition.reduced_formula} {symbol}"
 
 
 def ticks_of(what: "Fit | Structure | Cell", seen: Pattern) -> list[dict[str, Any]]:

@@ -69,7 +69,8 @@ function button(text, onclick, properties = {}) {
 /** A place to drop a file on, or to choose it: sent as bytes under {kind}. */
 function dropZone(model, kind, text, accept = "") {
   const input = make("input", { type: "file", accept });
-  const zone = make("label", { className: "drop" }, make("span", {}, text), input);
+  const chooser = make("span", { className: "chooser" }, "choose a file");
+  const zone = make("label", { className: "drop" }, make("span", {}, text), chooser, input);
   const send = async (file) => {
     if (!file) return;
     const most = model.get("most_bytes");
@@ -92,4 +93,9 @@ function dropZone(model, kind, text, accept = "") {
     send(event.dataTransfer.files[0]);
   });
   return zone;
+}
+
+/** A probability to two decimals; nothing is certain. */
+function confidenceText(value) {
+  return value > 0.99 ? "over 0.99" : value.toFixed(2);
 }

@@ -50,7 +50,7 @@ export default {
     typedCell.addEventListener("keydown", (event) => event.key === "Enter" && send());
     const known = make("span", { className: "row" });
     const entry = make("span", { className: "entry" }, typedCell, button("add lines", send));
-    phases.append(entry, dropZone(model, "file", "CIF", ".cif"), known);
+    phases.append(entry, dropZone(model, "file", "drop a CIF here, or", ".cif"), known);
 
     el.classList.add("xrdkit");
     el.append(tools, host, message, left, phases);

@@ -8,7 +8,7 @@ const VERDICTS = {
 export default {
   render({ model, el }) {
     const ends = [];
-    const file = dropZone(model, "file", "drop a measured pattern here, or choose a file");
+    const file = dropZone(model, "file", "drop a measured pattern here, or");
     const fileSaid = make("small", { className: "objection", role: "status" });
     const chosen = make("div", { className: "muted" });
     const list = make("datalist", { id: `xrdkit-${crypto.randomUUID()}` },
@@ -20,7 +20,7 @@ export default {
     const more = make("details", {}, make("summary", {}, "what else is known, and how to search"), make("div", { className: "form" },
       field(model, ends, "cell", "cell a b c α β γ (Å, °)", { placeholder: "not known" }),
       field(model, ends, "space_group", "space group", { placeholder: "not known" }),
-      field(model, ends, "contents", "contents of the cell", { placeholder: "not known; Ti2 O4" }),
+      field(model, ends, "contents", "contents of the cell", { placeholder: "not known, or Ti2 O4" }),
       field(model, ends, "phases", "other phases in the sample", { placeholder: "Al2O3, holder.cif" }),
       field(model, ends, "candidates", "candidates to keep", { type: "number", min: 1, max: 200 }),
       field(model, ends, "seed", "seed", { type: "number", min: 0 }),
@@ -33,7 +33,7 @@ export default {
     const run = button("Run", () => model.send({ kind: "run" }), { className: "main" });
     const stop = button("Stop", () => model.send({ kind: "stop" }));
     const bar = make("progress", { max: 1, ariaLabel: "progress of this step" });
-    const said = make("span", { className: "muted progress", role: "status" });
+    const said = make("span", { className: "muted pace", role: "status" });
     const message = make("p", { className: "message", role: "alert" });
     const warnings = make("ul", { className: "muted" });
     const answer = make("div", { role: "status" });
@@ -97,7 +97,7 @@ function progressWords(state, { stage, done, total, message, seconds, left }) {
 function answerParts({ verdict, confidence, reasons, best, count }) {
   if (!verdict) return [];
   const head = make("strong", {}, VERDICTS[verdict]);
-  const first = best ? ` ${best}; ${count} structures, confidence ${confidence.toFixed(2)}` : "";
+  const first = best ? ` ${best}; ${count} structures, confidence ${confidenceText(confidence)}` : "";
   const list = make("ul", {}, ...reasons.map((text) => make("li", {}, text)));
   return [make("div", { className: `verdict ${verdict}` }, head, first, list)];
 }

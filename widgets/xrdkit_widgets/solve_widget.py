@@ -104,6 +104,7 @@ class SolveWidget(anywidget.AnyWidget):
         self._stop.clear()
         self.message, self.answer, self.solution = "", {}, None
         self.progress, self.state = {}, "running"
+        self.view = pattern_view(self.pattern, None, None)
         if block:
             return self._work(steps)
         self._thread = threading.Thread(target=self._quietly, args=(steps,), daemon=True)

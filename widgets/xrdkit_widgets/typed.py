@@ -37,7 +37,8 @@ def dropped(name: str, data: bytes, read: Callable[[Path], T]) -> T:
         try:
             return read(path)
         except ValueError as error:  # which names the file where it was for a moment
-            raise ValueError(str(error).replace(str(path), name)) from error
+            said = str(error).replace(str(path), name)
+            raise ValueError(said if name in said else f"{name}: {said}") from error
 
 
 def received(said: dict, data: list, read: Callable[[Path], T]) -> T:
