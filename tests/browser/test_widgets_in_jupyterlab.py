@@ -196,8 +196,9 @@ def test_dark_theme_and_narrow_page(page):
     page.set_viewport_size({"width": 1100, "height": 900})
 
 
-def test_saved_widgets_are_drawn_again_without_their_kernel(page):
-    lab.command(page, "docmanager:save")
+def test_saved_widgets_are_drawn_again_without_their_kernel(page, folder):
+    page.evaluate("window.jupyterapp.shell.currentWidget.context.save()")
+    assert "vnd.jupyter.widget-state+json" in (folder / "widgets.ipynb").read_text()
     page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
     page.reload()
     for index, name in ((PATTERN, "pattern"), (SOLVE, "solve"), (CANDIDATES, "candidates")):

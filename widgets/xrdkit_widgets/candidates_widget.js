@@ -89,10 +89,9 @@ export default {
       field(model, ends, "axis", "axis", { options: axes, beside: true }),
       field(model, ends, "root", "root of intensity", { type: "checkbox" }));
 
-    el.classList.add("xrdkit");
-    el.append(verdictOf(model.get("verdict"), rows.length));
+    fill(el, verdictOf(model.get("verdict"), rows.length));
     if (rows.length)
-      el.append(make("div", { className: "wide", tabIndex: 0, role: "region", ariaLabel: "ranked structures" }, table),
+      fill(el, make("div", { className: "wide", tabIndex: 0, role: "region", ariaLabel: "ranked structures" }, table),
         tools, host, make("label", { className: "field" }, noteFor, note), files, wrong, message);
     ends.push(follow(model, ["view", "overlays", "shown", "axis", "root"], () => {
       const overlays = model.get("overlays");

@@ -14,7 +14,7 @@ from xrdkit.types import Fit, Pattern, Solution
 from xrdkit_widgets import typed
 from xrdkit_widgets.drawn import fits_view, overlay
 from xrdkit_widgets.exports import Exports
-from xrdkit_widgets.front import joined
+from xrdkit_widgets.front import module, text_of
 
 OVERLAYS = 3  # fits drawn at once
 
@@ -28,8 +28,8 @@ class CandidatesWidget(anywidget.AnyWidget):
     ``replace`` is set.
     """
 
-    _esm = joined("elements.js", "scales.js", "plot.js", "candidates_widget.js")
-    _css = joined("widgets.css")
+    _esm = module("candidates_widget.js")
+    _css = text_of("widgets.css")
 
     # from Python
     rows = traitlets.List().tag(sync=True)

@@ -1,16 +1,5 @@
-// Elements and fields that the widgets share. The files of a widget are joined into one ES
-// module (front.py), so nothing is imported and nothing but the last part is exported.
-
-/** An element with these properties or, where it has none of that name, attributes. */
-function make(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name in element) element[name] = value;
-    else element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
-}
+// Fields that the widgets share. The files of a widget are joined into one ES module
+// (front.py), behind the plot of the reports, so nothing is imported.
 
 /** Call back now and whenever one of these traits changes; returns what ends that. */
 function follow(model, names, back) {
@@ -98,4 +87,11 @@ function dropZone(model, kind, text, accept = "") {
 /** A probability to two decimals; nothing is certain. */
 function confidenceText(value) {
   return value > 0.99 ? "over 0.99" : value.toFixed(2);
+}
+
+/** Fill the widget's element; where it has the focus, Jupyter's own keys do nothing. */
+function fill(el, ...children) {
+  el.classList.add("xrdkit");
+  el.dataset.lmSuppressShortcuts = "true";
+  el.append(...children);
 }

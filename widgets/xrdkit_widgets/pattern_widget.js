@@ -52,8 +52,7 @@ export default {
     const entry = make("span", { className: "entry" }, typedCell, button("add lines", send));
     phases.append(entry, dropZone(model, "file", "drop a CIF here, or", ".cif"), known);
 
-    el.classList.add("xrdkit");
-    el.append(tools, host, message, left, phases);
+    fill(el, tools, host, message, left, phases);
     const draw = () => {
       const told = { ticks: model.get("ticks"), excluded: model.get("excluded") };
       plot.show({ ...decoded(model.get("view")), ...told, axis: model.get("axis"), root: model.get("root") });

@@ -11,7 +11,7 @@ from xrdkit.phases.compounds import read_structure
 from xrdkit.types import Fit, Pattern
 from xrdkit_widgets import typed
 from xrdkit_widgets.drawn import Cell, pattern_view, ticks_of
-from xrdkit_widgets.front import joined
+from xrdkit_widgets.front import module, text_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -25,8 +25,8 @@ class PatternWidget(anywidget.AnyWidget):
     cannot be prepared; ``message`` says why.
     """
 
-    _esm = joined("elements.js", "scales.js", "plot.js", "pattern_widget.js")
-    _css = joined("widgets.css")
+    _esm = module("pattern_widget.js")
+    _css = text_of("widgets.css")
 
     view = traitlets.Dict().tag(sync=True)  # what is drawn, from Python
     ticks = traitlets.List().tag(sync=True)  # names and lines of phases, from Python

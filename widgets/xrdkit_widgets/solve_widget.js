@@ -41,8 +41,7 @@ export default {
     const plot = patternPlot(host);
     ends.push(() => plot.end());
 
-    el.classList.add("xrdkit");
-    el.append(file, fileSaid, chosen, list, make("div", { className: "form" }, formula, wavelength), more,
+    fill(el, file, fileSaid, chosen, list, make("div", { className: "form" }, formula, wavelength), more,
       make("div", { className: "bar" }, run, stop, bar, said), message, answer, host, warnings);
     el.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && event.target.matches("input[type='text']")) run.click();

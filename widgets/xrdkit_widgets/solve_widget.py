@@ -17,7 +17,7 @@ from xrdkit.solve import solve_steps
 from xrdkit.types import Fit, Pattern, Progress, Solution
 from xrdkit_widgets import typed
 from xrdkit_widgets.drawn import fits_view, overlay, pattern_view
-from xrdkit_widgets.front import joined
+from xrdkit_widgets.front import module, text_of
 from xrdkit_widgets.pace import Pace
 
 FIELDS = {  # what is typed -> arguments of solve
@@ -41,8 +41,8 @@ class SolveWidget(anywidget.AnyWidget):
     are those of ``xrdkit.solve``; the other arguments are fields.
     """
 
-    _esm = joined("elements.js", "scales.js", "plot.js", "solve_widget.js")
-    _css = joined("widgets.css")
+    _esm = module("solve_widget.js")
+    _css = text_of("widgets.css")
 
     # from both: what is typed
     formula = traitlets.Unicode().tag(sync=True)

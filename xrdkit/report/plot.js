@@ -1,12 +1,24 @@
 // A powder pattern on a canvas: observed points, fits with differences, lines of phases,
 // peaks and excluded ranges; zoom by mouse and keys; axis 2θ, Q or d. All places are kept as
-// 2θ in degrees, the axis only says how they are spread.
+// 2θ in degrees, the axis only says how they are spread. Reports and widgets put it, behind
+// scales.js, before their own part of a script, so it neither imports nor exports.
 
 const LEFT = 62, RIGHT = 14, TOP = 12, FOOT = 44, ROW = 13, BAND = 74;
 const NEAR = 6; // pixels
 const PHASES = ["ticks", "ticks2", "ticks3", "ticks4"]; // colours, in turn
 const FITS = ["calculated", "second", "third"];
 const DASHES = [[], [7, 3], [2, 3]]; // colour is never the only difference
+
+/** An element with these properties or, where it has none of that name, attributes. */
+function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
 
 /**
  * A plot in `host`. `excluding()` says whether dragging leaves a range out, which
