@@ -29,7 +29,7 @@ export default {
       const sort = button(text, () => {
         descending = by === name ? !descending : false;
         by = name;
-        fill();
+        sortRows();
       });
       return make("th", { scope: "col", className: number ? "n" : "" }, sort);
     });
@@ -37,7 +37,7 @@ export default {
       make("th", { scope: "col" }, make("span", {}, "draw")), make("th", { scope: "col" }, make("span", {}, "choose")),
       ...heads)), body);
 
-    function fill() {
+    function sortRows() {
       heads.forEach((head, i) => {
         const own = columns[i][0] === by;
         head.ariaSort = own ? (descending ? "descending" : "ascending") : "none";
@@ -105,7 +105,7 @@ export default {
     }));
     ends.push(follow(model, ["message"], () => (message.textContent = model.get("message"))));
     ends.push(follow(model, ["errors"], () => (wrong.textContent = model.get("errors").export ?? "")));
-    fill();
+    sortRows();
     return () => ends.forEach((end) => end());
   },
 };

@@ -146,7 +146,7 @@ def plot(solution: Solution, settings: Sequence[Setting], pattern: Pattern | Non
         shown = pattern or solution.problem.pattern
         return f"<figure>{drawing(shown.two_theta, shown.intensity)}</figure>"
     marks = [
-        [("lines of the structure", lines_of(one, fit))]
+        [("the structure", lines_of(one, fit))]
         for one, fit in zip(settings, solution.fits, strict=True)
     ]
     wavelength = solution.fits[0].radiation.main
@@ -179,7 +179,9 @@ def figure(
     }
     keys = [("observed", "observed"), ("calculated", "calculated")]
     keys += [("base", "background")] if curves.background is not None else []
-    keys += [(ROWS[i % len(ROWS)], name) for i, (name, _) in enumerate(marks[0])]
+    keys += [
+        (ROWS[i % len(ROWS)], f"lines of {name}") for i, (name, _) in enumerate(marks[0])
+    ]
     keys += [("difference", "observed − calculated")]
     return (
         f'<figure class="pattern">{_controls(choice)}{still}'
