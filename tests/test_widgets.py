@@ -101,6 +101,13 @@ def test_lines_of_a_fit_are_those_of_the_report(solution):
     np.testing.assert_allclose([o[0] for o in ours], [t[0] for t in theirs], atol=1e-4)
 
 
+def test_page_that_runs_no_widgets_shows_a_picture_and_words(pattern, solution):
+    for widget in (PatternWidget(pattern), CandidatesWidget(solution)):
+        data, _ = widget._repr_mimebundle_()
+        assert "<svg" in data["text/html"]
+        assert "application/vnd.jupyter.widget-view+json" in data
+
+
 # PatternWidget
 
 
@@ -244,6 +251,22 @@ def test_stop_ends_a_run_and_another_can_start(pattern):
     assert widget.state == "stopped"
     widget.cell, widget.space_group = CELL, "221"
     assert widget.run(block=True) is widget.solution
+
+
+@pytest.mark.slow
+def test_best_fit_is_drawn_while_it_is_refined(pattern):
+    widget = SolveWidget(pattern, "LaB6", **KNOWN, candidates=1, engine="builtin")
+    drawn = []
+    widget.observe(lambda change: drawn.append(change["new"]), "view")
+    widget.run(block=True)
+    words = [view["words"] for view in drawn]
+    assert words.count("best fit so far") >= 2
+    residuals = [
+        np.abs(floats(view["observed"]) - floats(view["fits"][0]["calculated"])).sum()
+        for view in drawn[1:]
+    ]
+    assert residuals[-1] < residuals[0]
+    assert "R_wp" in widget.answer["best"]
 
 
 @pytest.mark.parametrize(

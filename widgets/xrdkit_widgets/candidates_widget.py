@@ -8,6 +8,7 @@ import anywidget
 import traitlets
 
 from xrdkit.refine.gsas2 import GSAS2Error
+from xrdkit.report.notebook import html_of
 from xrdkit.report.results import PROGRAMS
 from xrdkit.report.tables import cell_text, sites_text, solution_rows
 from xrdkit.types import Fit, Pattern, Solution
@@ -101,6 +102,10 @@ class CandidatesWidget(anywidget.AnyWidget):
         notes = {int(rank): note for rank, note in self.notes.items() if note}
         exports = Exports(self.solution, self.pattern, self.name, rank, notes)
         return exports.write(what, folder, replace=self.replace)
+
+    def _repr_mimebundle_(self, **asked: Any) -> tuple[dict, dict]:
+        data, about = super()._repr_mimebundle_(**asked)
+        return {**data, "text/html": html_of(self.solution)}, about
 
     def _draw(self, _change: Any = None) -> None:
         """Calculate the overlays that are asked for and not there yet."""

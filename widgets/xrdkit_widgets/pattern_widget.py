@@ -8,6 +8,7 @@ import traitlets
 
 from xrdkit.pattern import exclude, find_peaks, prepare, read
 from xrdkit.phases.compounds import read_structure
+from xrdkit.report.notebook import html_of
 from xrdkit.types import Fit, Pattern
 from xrdkit_widgets import typed
 from xrdkit_widgets.drawn import Cell, pattern_view, ticks_of
@@ -63,6 +64,10 @@ class PatternWidget(anywidget.AnyWidget):
     def remove(self, index: int) -> None:
         """Take away the lines of the phase at this place, counted from 0."""
         self.ticks = [one for i, one in enumerate(self.ticks) if i != index]
+
+    def _repr_mimebundle_(self, **asked: Any) -> tuple[dict, dict]:
+        data, about = super()._repr_mimebundle_(**asked)
+        return {**data, "text/html": html_of(self.pattern)}, about
 
     def _prepare(self, _change: Any = None) -> None:
         """Prepare what is left of the pattern, and draw it."""

@@ -13,6 +13,7 @@ import traitlets
 from xrdkit.generators import SOURCES
 from xrdkit.pattern import prepare, radiation, read
 from xrdkit.refine.final import ENGINES
+from xrdkit.report.notebook import html_of
 from xrdkit.solve import solve_steps
 from xrdkit.types import Fit, Pattern, Progress, Solution
 from xrdkit_widgets import typed
@@ -123,6 +124,11 @@ class SolveWidget(anywidget.AnyWidget):
         if self._thread is not None:
             self._thread.join(seconds)
         return self.solution
+
+    def _repr_mimebundle_(self, **asked: Any) -> tuple[dict, dict]:
+        data, about = super()._repr_mimebundle_(**asked)
+        shown = self.solution or self.pattern
+        return {**data, "text/html": html_of(shown) if shown else ""}, about
 
     def _steps(self) -> Any:
         """The pipeline for what is typed, or a ValueError that says what is missing."""
