@@ -159,6 +159,16 @@ def command(page, name: str, arguments: dict | None = None) -> None:
     )
 
 
+def wait_drawn(canvas, least: int = 3) -> None:
+    """Wait until a canvas shows so many different colours; one is an empty canvas."""
+    canvas.wait_for()
+    for _ in range(100):
+        if colours(canvas) >= least:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"the canvas shows {colours(canvas)} colours, not {least}")
+
+
 def colours(canvas) -> int:
     """Number of different colours on a canvas: one or none where nothing is drawn."""
     return canvas.evaluate(

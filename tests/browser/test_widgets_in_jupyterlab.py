@@ -86,8 +86,8 @@ def asked(page) -> str:
 def test_pattern_is_drawn_in_both_copies_and_a_range_left_out_reaches_the_kernel(page):
     plot = output(page, PATTERN).locator("canvas")
     again = output(page, AGAIN)
-    assert lab.colours(plot) > 3
-    assert lab.colours(again.locator("canvas")) > 3
+    lab.wait_drawn(plot)
+    lab.wait_drawn(again.locator("canvas"))
     picture(page, PATTERN, "pattern")
     output(page, PATTERN).get_by_role("button", name="leave out", exact=True).click()
     box = plot.bounding_box()
@@ -144,7 +144,7 @@ def test_dropped_file_is_solved_while_the_kernel_stays_free(page, folder):
     own.get_by_label("formula").press("Tab")
     own.get_by_role("button", name="Run").click()
     own.get_by_text("very probably right").wait_for()
-    assert lab.colours(own.locator("canvas")) > 4
+    lab.wait_drawn(own.locator("canvas"), 5)
     assert "done True" in asked(page)
     picture(page, SOLVE, "solve_done")
 
@@ -204,10 +204,7 @@ def test_saved_widgets_are_drawn_again_without_their_kernel(page, folder):
     noted = lab.watch(fresh)
     fresh.goto(page.url)
     for index, name in ((PATTERN, "pattern"), (SOLVE, "solve"), (CANDIDATES, "candidates")):
-        canvas = output(fresh, index).locator("canvas")
-        canvas.wait_for()
-        fresh.wait_for_timeout(500)
-        assert lab.colours(canvas) >= 3
+        lab.wait_drawn(output(fresh, index).locator("canvas"))
         picture(fresh, index, f"{name}_reopened")
     assert output(fresh, CANDIDATES).get_by_label("choose structure 2").is_checked()
     fresh.close()
