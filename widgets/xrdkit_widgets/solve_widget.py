@@ -86,6 +86,7 @@ class SolveWidget(anywidget.AnyWidget):
         self._read = partial(_read, pattern) if pattern is not None else None
         self._thread: threading.Thread | None = None
         self._drawn = 0.0
+        self._solved: Pattern | None = None
         self._stop, self._lock = threading.Event(), threading.Lock()
         super().__init__(formula=formula, **traits)
         self.on_msg(self._told)
@@ -102,6 +103,7 @@ class SolveWidget(anywidget.AnyWidget):
                 "a run is going on in this widget; stop() it or wait() for it first"
             )
         steps = self._steps()
+        self._solved = self.pattern  # another may be chosen before the run ends
         self._stop.clear()
         self.message, self.answer, self.solution = "", {}, None
         self.progress, self.state = {}, "running"
@@ -128,7 +130,8 @@ class SolveWidget(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **asked: Any) -> tuple[dict, dict]:
         data, about = super()._repr_mimebundle_(**asked)
         shown = self.solution or self.pattern
-        return {**data, "text/html": html_of(shown) if shown else ""}, about
+        still = {"text/html": html_of(shown)} if shown else {}
+        return {**data, **still}, about
 
     def _steps(self) -> Any:
         """The pipeline for what is typed, or a ValueError that says what is missing."""
@@ -160,19 +163,14 @@ class SolveWidget(anywidget.AnyWidget):
             raise
 
     def _work(self, steps: Any) -> Solution | None:
-        """Drive the pipeline to its end, or to where it is stopped."""
-        state, pace = "failed", Pace()
+        """A run to its end, or to where it is stopped; the state says which."""
+        state = "failed"
         try:
-            while not self._stop.is_set():
-                now = next(steps)
-                if pace.due(now):
-                    self.progress = pace.words(now)
-                self._draw_best(now)
-            state = "stopped"
-        except StopIteration as finished:
-            state = "done"
-            self._show(finished.value)
-            return finished.value
+            solution = self._driven(steps)
+            if solution is not None:
+                self._show(solution)
+            state = "stopped" if solution is None else "done"
+            return solution
         except KeyboardInterrupt:
             state = "stopped"
             raise
@@ -180,9 +178,22 @@ class SolveWidget(anywidget.AnyWidget):
             self.message = typed.sentence(error)
             raise
         finally:
-            steps.close()
             with self._lock:
                 self.state = state
+
+    def _driven(self, steps: Any) -> Solution | None:
+        """What the pipeline returns; None where it is stopped. Progress is told."""
+        pace = Pace()
+        try:
+            while not self._stop.is_set():
+                now = next(steps)
+                if pace.due(now):
+                    self.progress = pace.words(now)
+                self._draw_best(now)
+        except StopIteration as finished:
+            return finished.value
+        finally:
+            steps.close()
         return None
 
     def _draw_best(self, now: Progress) -> None:
@@ -192,8 +203,8 @@ class SolveWidget(anywidget.AnyWidget):
             self._drawn = time.monotonic()
 
     def _draw(self, fits: tuple[Fit, ...], words: str) -> None:
-        base = fits_view(fits, self.pattern, words)
-        self.view = {**base, "fits": [overlay(fits, 1, self.pattern)]}
+        base = fits_view(fits, self._solved, words)
+        self.view = {**base, "fits": [overlay(fits, 1, self._solved)]}
 
     def _show(self, solution: Solution) -> None:
         """The answer in short, with the pattern and its first fit."""
