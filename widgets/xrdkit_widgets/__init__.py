@@ -1,5 +1,8 @@
 """Views of xrdkit's results for notebooks; they show and compute no science."""
 
+from xrdkit_widgets.candidates_widget import CandidatesWidget
 from xrdkit_widgets.fit_plot import plot_fit
+from xrdkit_widgets.pattern_widget import PatternWidget
+from xrdkit_widgets.solve_widget import SolveWidget
 
-__all__ = ["plot_fit"]
+__all__ = ["CandidatesWidget", "PatternWidget", "SolveWidget", "plot_fit"]

@@ -54,7 +54,7 @@ def drawing(
             _polyline(place(rest, middle, unit), "difference"),
         ]
     parts += [
-        _marks([(a - x[0]) * across + LEFT for a in angles], floor + 5 + ROW * i, i)
+        _marks([float(a - x[0]) * across + LEFT for a in angles], floor + 5 + ROW * i, i)
         for i, angles in enumerate(lines)
     ]
     parts += _scale(float(x[0]), across, bottom, width)

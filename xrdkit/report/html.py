@@ -31,16 +31,12 @@ from xrdkit.report.sections import (
 from xrdkit.report.setting import Setting, settings_of
 from xrdkit.types import Fit, Pattern, Solution
 
-SCRIPT = "xrdkit_report.js"
+SHARED = "xrdkit_report.js"
 WORDS = {
     "confident": "The first structure is very probably right.",
     "tentative": "The first structure may be right; check it before you rely on it.",
     "none": "No structure here explains the pattern.",
 }
-HINT = (
-    "Drag to zoom, double click to see all. With the plot in focus: ← → move, ↑ ↓ zoom, "
-    "Esc shows all."
-)
 Marks = Sequence[tuple[str, Sequence[Line]]]  # of every phase: its name and its lines
 Script = Literal["inline", "shared"]
 Curve = Float[np.ndarray, " points"]
@@ -64,11 +60,16 @@ def write_html(
 
 def script_element(path: Path, script: Script) -> str:
     """The element of the plot's script, which is written beside the page if "shared"."""
-    source = _packaged(SCRIPT)
+    source = f"{plot_script()}\n{_packaged('report.js')}"
     if script == "inline":
         return f'<script type="module">\n{source}</script>'
-    write_text(path.with_name(SCRIPT), source)
-    return f'<script defer src="{SCRIPT}"></script>'
+    write_text(path.with_name(SHARED), source)
+    return f'<script defer src="{SHARED}"></script>'
+
+
+def plot_script() -> str:
+    """The script of the plot that reports and widgets share."""
+    return "\n".join(_packaged(name) for name in ("scales.js", "plot.js"))
 
 
 def _packaged(name: str) -> str:
@@ -145,7 +146,7 @@ def plot(solution: Solution, settings: Sequence[Setting], pattern: Pattern | Non
         shown = pattern or solution.problem.pattern
         return f"<figure>{drawing(shown.two_theta, shown.intensity)}</figure>"
     marks = [
-        [("lines of the structure", lines_of(one, fit))]
+        [("the structure", lines_of(one, fit))]
         for one, fit in zip(settings, solution.fits, strict=True)
     ]
     wavelength = solution.fits[0].radiation.main
@@ -173,18 +174,18 @@ def figure(
             for curve, phases in zip(curves.calculated, marks, strict=True)
         ],
         "wavelength": wavelength,
-        "abscissa": f"2θ (°), λ = {wavelength:.5f} Å",
         "ordinate": curves.unit,
+        "words": "observed and calculated pattern",
     }
     keys = [("observed", "observed"), ("calculated", "calculated")]
     keys += [("base", "background")] if curves.background is not None else []
-    keys += [(ROWS[i % len(ROWS)], name) for i, (name, _) in enumerate(marks[0])]
+    keys += [
+        (ROWS[i % len(ROWS)], f"lines of {name}") for i, (name, _) in enumerate(marks[0])
+    ]
     keys += [("difference", "observed − calculated")]
     return (
         f'<figure class="pattern">{_controls(choice)}{still}'
-        '<canvas tabindex="0" role="img" aria-label="observed and calculated pattern; '
-        f'arrow keys move and zoom"></canvas><output data-hint="{escape(HINT)}"></output>'
-        f'<figcaption class="keys">{_keys(keys)}</figcaption>'
+        f'<div class="plot"></div><figcaption class="keys">{_keys(keys)}</figcaption>'
         f'<script type="application/json">{_json(data)}</script></figure>'
     )
 

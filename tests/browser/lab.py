@@ -1,0 +1,180 @@
+"""A JupyterLab on this machine for tests, and a page of it that notes what goes wrong."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlparse
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "@jupyterlab/apputils-extension/notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+    },
+    "@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True},
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+}
+ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
+
+
+def chromium() -> str | None:
+    """The browser of this machine, if it has one."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def notebook(cells: list[str]) -> str:
+    """A notebook of these code cells."""
+    made = [
+        {
+            "cell_type": "code",
+            "id": f"cell-{i}",
+            "metadata": {},
+            "source": source,
+            "outputs": [],
+            "execution_count": None,
+        }
+        for i, source in enumerate(cells)
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return json.dumps(
+        {
+            "cells": made,
+            "metadata": {"kernelspec": kernel},
+            "nbformat": 4,
+            "nbformat_minor": 5,
+        }
+    )
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """Address of a JupyterLab that serves this folder and keeps its own settings there."""
+    hidden = folder / ".jupyter"
+    for name, values in SETTINGS.items():
+        path = hidden / "settings" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {
+        f"JUPYTER_{name}_DIR": str(hidden / name.lower())
+        for name in ("CONFIG", "DATA", "RUNTIME")
+    }
+    path = os.pathsep.join([str(ROOT), str(ROOT / "widgets")])
+    environment = {
+        **os.environ,
+        **own,
+        "JUPYTERLAB_SETTINGS_DIR": str(hidden / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(hidden / "workspaces"),
+        "IPYTHONDIR": str(hidden / "ipython"),
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser"),
+        *("--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"),
+        *(
+            "--IdentityProvider.token=",
+            "--LabApp.news_url=",
+            f"--ServerApp.root_dir={folder}",
+        ),
+    ]
+    with (folder / ".server.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait(address, folder / ".server.log", process)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait(address: str, log: Path, process: subprocess.Popen) -> None:
+    """Wait until the server answers."""
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(f"{address}/api", timeout=1):
+                return
+        except OSError:
+            time.sleep(0.2)
+        if process.poll() is not None:
+            break
+    raise RuntimeError(f"JupyterLab does not answer:\n{log.read_text()[-3000:]}")
+
+
+def watch(page) -> tuple[list[str], list[str]]:
+    """Lists of requests that leave this machine and of errors; they fill as it goes."""
+    away, wrong = [], []
+
+    def asked(request) -> None:
+        parts = urlparse(request.url)
+        if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
+            away.append(request.url)
+
+    page.on("request", asked)
+    page.on(
+        "websocket",
+        lambda socket: None if "127.0.0.1" in socket.url else away.append(socket.url),
+    )
+    page.on(
+        "console", lambda said: wrong.append(said.text) if said.type == "error" else None
+    )
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    return away, wrong
+
+
+def run_cell(page, index: int, wait: bool = True) -> None:
+    """Run one cell and, unless told otherwise, wait until it is done."""
+    page.evaluate(
+        """async (index) => {
+            const panel = window.jupyterapp.shell.currentWidget;
+            panel.content.activeCellIndex = index;
+            await window.jupyterapp.commands.execute('notebook:run-cell');
+        }"""
+        if wait
+        else """(index) => {
+            const panel = window.jupyterapp.shell.currentWidget;
+            panel.content.activeCellIndex = index;
+            window.jupyterapp.commands.execute('notebook:run-cell');
+        }""",
+        index,
+    )
+
+
+def command(page, name: str, arguments: dict | None = None) -> None:
+    """Run a command of JupyterLab."""
+    page.evaluate(
+        "([name, args]) => window.jupyterapp.commands.execute(name, args)",
+        [name, arguments or {}],
+    )
+
+
+def wait_drawn(canvas, least: int = 3) -> None:
+    """Wait until a canvas shows so many different colours; one is an empty canvas."""
+    canvas.wait_for()
+    for _ in range(100):
+        if colours(canvas) >= least:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"the canvas shows {colours(canvas)} colours, not {least}")
+
+
+def colours(canvas) -> int:
+    """Number of different colours on a canvas: one or none where nothing is drawn."""
+    return canvas.evaluate(
+        """canvas => {
+            const { width, height } = canvas;
+            const { data } = canvas.getContext('2d').getImageData(0, 0, width, height);
+            return new Set(new Uint32Array(data.buffer)).size;
+        }"""
+    )

@@ -1,0 +1,430 @@
+"""The widgets without a browser: what they tell it, answer it, and refuse."""
+
+import re
+import threading
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pymatgen.analysis.diffraction.xrd import XRDCalculator
+from textbook import STRUCTURES
+from traitlets import TraitError
+
+import xrdkit
+from xrdkit.crystal import read_cif
+from xrdkit.pattern import prepare
+from xrdkit.report.curves import lines_of
+from xrdkit.report.setting import settings_of
+from xrdkit.types import Pattern, Progress, Solution
+from xrdkit_widgets import CandidatesWidget, PatternWidget, SolveWidget, typed
+from xrdkit_widgets.drawn import POINTS, lines, pattern_view
+from xrdkit_widgets.pace import Pace
+
+CELL = "4.157 4.157 4.157 90 90 90"
+KNOWN = {"cell": CELL, "space_group": "P m -3 m", "sources": ["templates"]}
+
+
+@pytest.fixture(scope="module")
+def pattern() -> Pattern:
+    return xrdkit.read(xrdkit.examples.path("lab6"))
+
+
+@pytest.fixture(scope="module")
+def solution(pattern) -> Solution:
+    widget = SolveWidget(pattern, "LaB6", **KNOWN)
+    return widget.run(block=True)
+
+
+def tell(widget, data: bytes | None = None, **said) -> None:
+    """What a message from the browser does."""
+    widget._handle_custom_msg(said, [] if data is None else [memoryview(data)])
+
+
+def floats(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, "<f4")
+
+
+# what the browser gets
+
+
+def test_joined_scripts_are_one_module_without_imports_and_addresses():
+    for widget in (PatternWidget, SolveWidget, CandidatesWidget):
+        text = widget._esm
+        assert text.count("export default") == 1
+        assert not re.search(r"^\s*import\s", text, re.M)
+        assert "http" not in text + widget._css
+
+
+def test_scripts_only_ask_for_traits_that_are_there():
+    for widget in (PatternWidget, SolveWidget, CandidatesWidget):
+        asked = set(re.findall(r'model\.get\("(\w+)"\)', widget._esm))
+        asked |= set(re.findall(r'field\(model, ends, "(\w+)"', widget._esm))
+        optional = {"most_bytes", "errors"}  # of the elements that not every widget has
+        assert asked - optional <= set(widget.class_traits(sync=True))
+
+
+def test_pattern_is_sent_as_measured_within_float32(pattern):
+    view = PatternWidget(pattern).view
+    np.testing.assert_allclose(floats(view["x"]), pattern.two_theta, rtol=1e-6)
+    np.testing.assert_array_equal(floats(view["observed"]), pattern.intensity)
+    assert view["ordinate"] == "counts"
+
+
+def test_long_pattern_is_thinned_but_keeps_its_highest_point(pattern):
+    x = np.linspace(5, 120, 100_000)
+    y = np.exp(-(((x - 40) / 0.001) ** 2))
+    view = pattern_view(Pattern(x, y, pattern.radiation), None, None)
+    assert len(floats(view["x"])) <= POINTS
+    assert floats(view["observed"]).max() == pytest.approx(y.max())
+
+
+@pytest.mark.parametrize("name", ["NaCl", "TiO2", "CaCO3", "FeS2"])
+def test_lines_of_a_structure_are_those_that_pymatgen_finds(name, pattern):
+    structure = STRUCTURES[name]
+    widget = PatternWidget(pattern)
+    widget.add(structure)
+    ours = np.array([line[0] for line in widget.ticks[0]["lines"]])
+    wavelength = pattern.radiation.main
+    theirs = XRDCalculator(wavelength).get_pattern(structure, two_theta_range=(10, 90)).x
+    assert all(np.abs(ours - angle).min() < 0.06 for angle in theirs)
+
+
+def test_lines_of_a_fit_are_those_of_the_report(solution):
+    fit = solution.fits[0]
+    (setting,) = settings_of(fit)
+    ours = lines(setting.cell, setting.symbol, fit)
+    theirs = lines_of(setting, fit)
+    assert [line[1:] for line in ours] == [hkl for _, hkl in theirs]
+    np.testing.assert_allclose([o[0] for o in ours], [t[0] for t in theirs], atol=1e-4)
+
+
+def test_page_that_runs_no_widgets_shows_a_picture_and_words(pattern, solution):
+    for widget in (PatternWidget(pattern), CandidatesWidget(solution)):
+        data, _ = widget._repr_mimebundle_()
+        assert "<svg" in data["text/html"]
+        assert "application/vnd.jupyter.widget-view+json" in data
+
+
+# PatternWidget
+
+
+def test_prepared_pattern_is_that_of_the_library(pattern):
+    widget = PatternWidget(xrdkit.examples.path("lab6"))
+    np.testing.assert_array_equal(widget.prepared.intensity, prepare(pattern).intensity)
+    assert len(widget.view["peaks"]) == 13
+
+
+def test_range_that_is_left_out_is_missing_in_the_prepared_pattern(pattern):
+    widget = PatternWidget(pattern)
+    widget.excluded = [[25, 32], [60.5, 61]]
+    x = widget.prepared.two_theta
+    assert not ((x > 25) & (x < 32)).any()
+    assert np.isnan(floats(widget.view["background"])).sum() == len(pattern) - len(x)
+    widget.excluded = []
+    assert len(widget.prepared) == len(pattern)
+
+
+def test_background_is_kept_where_it_is_not_to_be_taken_off(pattern):
+    widget = PatternWidget(pattern, subtract=False)
+    assert widget.prepared.intensity.min() > 0
+    assert widget.view["background"] is None
+
+
+@pytest.mark.parametrize(
+    ("excluded", "said"),
+    [
+        ([[5, 175]], "no points are left"),
+        ([[40, 30]], "range 40–30° is empty"),
+        ([["a", 3]], "is not two angles"),
+        ([[1, 2, 3]], "is not two angles"),
+    ],
+)
+def test_range_that_cannot_be_left_out_is_explained(pattern, excluded, said):
+    widget = PatternWidget(pattern)
+    widget.excluded = excluded
+    assert said in widget.message
+    assert widget.prepared is None
+    widget.excluded = []
+    assert not widget.message
+    assert widget.prepared is not None
+
+
+def test_lines_come_from_a_cell_a_cif_file_and_a_fit(pattern, solution, tmp_path):
+    widget = PatternWidget(pattern)
+    tell(widget, kind="ticks", text=CELL)
+    xrdkit.report.write_cif(solution.fits[0], tmp_path / "lab6.cif")
+    text = (tmp_path / "lab6.cif").read_bytes()
+    tell(widget, text, kind="file", name="lab6.cif", size=len(text))
+    widget.add(str(tmp_path / "lab6.cif"))
+    widget.add(solution.fits[0])
+    names = [one["name"] for one in widget.ticks]
+    assert names == ["cell 4.157 4.157 4.157 90 90 90"] + 3 * ["LaB6 Pm-3m"]
+    first = widget.ticks[1]["lines"][0]
+    assert first[0] == pytest.approx(21.36, abs=0.02)  # 100 of LaB6, Cu Kα1
+    tell(widget, kind="remove", index=0)
+    assert [one["name"] for one in widget.ticks] == 3 * ["LaB6 Pm-3m"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("4.1 4.1", "is not 6 numbers"),
+        ("", "nothing is given"),
+        ("0.1 4 4 90 90 90", "not all within 1–100 Å"),
+        ("none_such.cif", "there is no file none_such.cif"),
+    ],
+)
+def test_wrong_cell_is_explained(pattern, text, said):
+    widget = PatternWidget(pattern)
+    tell(widget, kind="ticks", text=text)
+    assert said in widget.message
+    assert widget.ticks == []
+
+
+def test_error_of_a_dropped_file_names_it():
+    widget = SolveWidget()
+    tell(widget, b"this is no pattern\n", kind="file", name="wrong.xy", size=19)
+    assert widget.errors["file"].startswith("wrong.xy: no columns of numbers found")
+
+
+def test_damaged_cif_is_explained_under_its_own_name(pattern):
+    widget = PatternWidget(pattern)
+    tell(widget, b"no cif at all", kind="file", name="my.cif", size=13)
+    assert widget.message.startswith("my.cif is not a CIF")
+
+
+# files from the browser
+
+
+def test_file_that_is_too_large_is_refused_by_its_size():
+    widget = SolveWidget()
+    tell(widget, kind="file", name="big.raw", size=30_000_000)
+    assert widget.message.startswith("big.raw has 30 MB, at most 8 MB")
+    with pytest.raises(ValueError, match="at most 8 MB"):
+        typed.dropped("big.raw", bytes(typed.MOST_BYTES + 1), Path.read_bytes)
+
+
+@pytest.mark.parametrize("name", ["../../etc/x.xy", "..", "", "a" * 300 + ".xy", "a\0b.xy"])
+def test_name_of_a_dropped_file_cannot_lead_out_of_its_folder(name, tmp_path):
+    seen = []
+    typed.dropped(name, b"1", lambda path: seen.append(path) or path.read_bytes())
+    assert seen[0].parent.name.startswith("tmp")
+    assert not seen[0].exists()
+
+
+# SolveWidget
+
+
+def test_blocking_run_returns_the_solution(solution):
+    assert solution.fits[0].structure.composition.reduced_formula == "LaB6"
+    assert solution.fits[0].space_group == 221
+    assert solution.settings["space_group"] == 221
+
+
+def test_run_in_a_thread_tells_its_progress_and_leaves_the_kernel_free(pattern):
+    widget = SolveWidget(pattern, "LaB6", **KNOWN)
+    told = []
+    widget.observe(lambda change: told.append(threading.current_thread()), "progress")
+    assert widget.run() is None
+    assert widget.state == "running"
+    with pytest.raises(RuntimeError, match="a run is going on in this widget; stop"):
+        widget.run()
+    tell(widget, kind="run")
+    assert "a run is going on" in widget.message
+    assert widget.wait(60) is widget.solution
+    assert widget.state == "done"
+    assert set(told[1:]) == {widget._thread}
+    assert widget.answer["best"].startswith("LaB6 Pm-3m, profile residual 0.")
+    assert len(widget.view["fits"]) == 1
+
+
+def test_stop_ends_a_run_and_another_can_start(pattern):
+    widget = SolveWidget(pattern, "LaB6", sources=["templates"])
+    widget.run()
+    tell(widget, kind="stop")
+    assert widget.wait(30) is None
+    assert widget.state == "stopped"
+    widget.stop()
+    assert widget.state == "stopped"
+    widget.cell, widget.space_group = CELL, "221"
+    assert widget.run(block=True) is widget.solution
+
+
+@pytest.mark.slow
+def test_best_fit_is_drawn_while_it_is_refined(pattern):
+    widget = SolveWidget(pattern, "LaB6", **KNOWN, candidates=1, engine="builtin")
+    drawn = []
+    widget.observe(lambda change: drawn.append(change["new"]), "view")
+    widget.run(block=True)
+    words = [view["words"] for view in drawn]
+    assert words.count("best fit so far") >= 2
+    residuals = [
+        np.abs(floats(view["observed"]) - floats(view["fits"][0]["calculated"])).sum()
+        for view in drawn[1:]
+    ]
+    assert residuals[-1] < residuals[0]
+    assert "R_wp" in widget.answer["best"]
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "said"),
+    [
+        ("formula", "Ti02", "write TiO2?"),
+        ("formula", "", "formula '' is empty"),
+        ("contents", "Xx2", "Xx"),
+        ("cell", "4 4 4", "is not 6 numbers"),
+        ("cell", "4 4 4 90 90 190", "enclose no volume"),
+        ("space_group", "P99", "P99"),
+        ("phases", "Al2O3, none.cif", "there is no file none.cif"),
+        ("wavelength", "Cx", "radiation 'Cx' is not known"),
+        ("wavelength", "0.15406", "looks like nm"),
+    ],
+)
+def test_what_is_typed_is_checked_as_it_is_typed(pattern, field, text, said):
+    widget = SolveWidget(pattern, "LaB6", **KNOWN)
+    setattr(widget, field, "5")
+    setattr(widget, field, text)
+    assert said in widget.errors[field]
+    with pytest.raises(ValueError, match=re.escape(widget.errors[field])):
+        widget.run()
+    setattr(widget, field, {"formula": "LaB6"}.get(field, ""))
+    assert widget.errors == {}
+
+
+def test_run_without_a_pattern_says_so():
+    widget = SolveWidget(formula="LaB6")
+    tell(widget, kind="run")
+    assert widget.message == "there is no pattern; choose or drop a file"
+    assert widget.state == "idle"
+
+
+def test_file_without_a_wavelength_is_read_once_one_is_typed(pattern):
+    rows = np.column_stack([pattern.two_theta, pattern.intensity]).tolist()
+    text = "\n".join(f"{x:.3f} {y:.0f}" for x, y in rows).encode()
+    widget = SolveWidget()
+    tell(widget, text, kind="file", name="measured.xy", size=len(text))
+    assert "measured.xy does not say its wavelength" in widget.errors["file"]
+    widget.wavelength = "CuKa"
+    assert widget.errors == {}
+    assert widget.chosen == "measured: 10.00–90.00° 2θ, 4001 points, CuKa 1.54059 Å"
+    np.testing.assert_array_equal(widget.pattern.intensity, pattern.intensity)
+
+
+def test_what_goes_wrong_in_a_run_is_said_and_raised_only_when_it_blocks(pattern):
+    given = {**KNOWN, "space_group": "194"}
+    widget = SolveWidget(pattern, "LaB6", **given)
+    widget.run()
+    widget.wait(30)
+    assert widget.state == "failed"
+    assert "cubic cell cannot have" in widget.message
+    with pytest.raises(ValueError, match="cubic cell cannot have"):
+        widget.run(block=True)
+
+
+def test_words_on_progress_come_at_most_ten_times_a_second_and_at_every_new_part():
+    pace = Pace()
+    now = [Progress("templates", done, 100) for done in range(50)]
+    assert sum(pace.due(one) for one in now) == 1
+    assert pace.due(Progress("refine", 1, 3))
+    time.sleep(0.6)
+    now = Progress("refine", 2, 3)
+    assert pace.due(now)
+    words = pace.words(now)
+    assert words["left"] == pytest.approx(0.3, abs=0.15)
+    assert pace.words(Progress("refine", 0, 3))["left"] == -1
+
+
+# CandidatesWidget
+
+
+def test_table_holds_what_the_fits_hold(solution, pattern):
+    widget = CandidatesWidget(solution, pattern=pattern)
+    assert [row["rank"] for row in widget.rows] == list(range(1, len(solution.fits) + 1))
+    row, structure = widget.rows[0], solution.fits[0].structure
+    assert row["volume"] == pytest.approx(structure.volume, abs=0.01)
+    assert row["density"] == pytest.approx(4.71, abs=0.02)  # LaB6, g/cm³
+    assert row["r_wp"] is None
+    assert row["determined"]
+
+
+def test_overlay_is_on_the_scale_of_the_measurement(solution, pattern):
+    widget = CandidatesWidget(solution, pattern=pattern)
+    calculated = floats(widget.overlays["1"]["calculated"])
+    assert len(calculated) == len(floats(widget.view["x"]))
+    assert calculated.max() == pytest.approx(pattern.intensity.max(), rel=0.15)
+
+
+def test_overlays_are_calculated_when_they_are_asked_for_and_three_at_most(solution):
+    widget = CandidatesWidget(solution)
+    assert list(widget.overlays) == ["1"]
+    widget.shown = [1, 2, 77]
+    assert widget.shown == [1, 2]
+    assert sorted(widget.overlays) == ["1", "2"]
+
+
+def test_choice_is_a_fit_of_the_solution(solution):
+    widget = CandidatesWidget(solution)
+    assert widget.fit is None
+    widget.chosen = 2
+    assert widget.fit is solution.fits[1]
+    with pytest.raises(TraitError, match="there is no structure 99"):
+        widget.chosen = 99
+
+
+def test_everything_that_can_be_written_is_written(solution, pattern, tmp_path):
+    folder = tmp_path / "results"
+    widget = CandidatesWidget(solution, pattern=pattern, folder=str(folder), chosen=2)
+    widget.notes = {"2": 'a "copy", of 1', "1": ""}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for what in ("cif", "csv", "html", "topas", "fullprof"):
+            tell(widget, kind="export", what=what)
+            assert widget.errors == {}
+            assert widget.message.startswith("written: ")
+    assert read_cif(str(folder / "lab6_02.cif")).composition.reduced_formula == "LaB6"
+    assert (folder / "lab6_notes.csv").read_text() == 'rank,note\n2,"a ""copy"", of 1"\n'
+    assert (folder / "lab6.html").stat().st_size > 10_000
+    assert (folder / "lab6_02_topas.inp").is_file()
+
+
+def test_file_that_exists_is_replaced_only_where_that_is_ticked(solution, tmp_path):
+    (tmp_path / "lab6.csv").write_text("mine")
+    widget = CandidatesWidget(solution, folder=str(tmp_path))
+    tell(widget, kind="export", what="csv")
+    assert "lab6.csv exists already; tick 'replace files'" in widget.errors["export"]
+    assert (tmp_path / "lab6.csv").read_text() == "mine"
+    widget.replace = True
+    tell(widget, kind="export", what="csv")
+    assert "written" in widget.message
+    assert (tmp_path / "lab6.csv").read_text() != "mine"
+
+
+def test_what_cannot_be_written_is_explained(solution, tmp_path):
+    widget = CandidatesWidget(solution, folder=str(tmp_path))
+    tell(widget, kind="export", what="topas")
+    assert (
+        "'topas' cannot be written; choose from cif, csv, html" in widget.errors["export"]
+    )
+    (tmp_path / "file").write_text("")
+    widget.folder = str(tmp_path / "file")
+    tell(widget, kind="export", what="cif")
+    assert "is a file; give a folder" in widget.errors["export"]
+
+
+def test_table_of_two_hundred_opens_within_a_second(solution, pattern):
+    many = replace(solution, fits=100 * solution.fits, groups=())
+    started = time.process_time()
+    widget = CandidatesWidget(many, pattern=pattern)
+    assert time.process_time() - started < 1
+    assert len(widget.rows) == 200
+
+
+def test_solution_without_structures_is_shown_as_such(solution):
+    empty = replace(solution, fits=(), groups=(), verdict="none", confidence=0.0)
+    widget = CandidatesWidget(empty)
+    assert (widget.rows, widget.view) == ([], {})
+    with pytest.raises(ValueError, match="no structure was found"):
+        widget.export("cif")

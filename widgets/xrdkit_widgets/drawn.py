@@ -1,0 +1,132 @@
+"""What a plot in the browser is told: curves as float32 bytes, lines of phases, words."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from xrdkit.pattern import background
+from xrdkit.report.curves import MARKS, Curves, curves_of, thinned
+from xrdkit.report.setting import Setting, reference_setting, settings_of
+from xrdkit.scattering import Reflections
+from xrdkit.simulate import line_positions
+from xrdkit.types import Fit, Pattern, Peaks
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+POINTS = 20_000  # of a pattern, drawn at most
+Cell = tuple[float | int, float | int, float | int, float | int, float | int, float | int]
+Line = tuple[float, int, int, int]  # 2θ in ° and hkl
+
+
+def pattern_view(pattern: Pattern, kept: Pattern | None, peaks: Peaks | None) -> dict:
+    """A pattern as measured; the background of what is kept of it, and peaks found."""
+    x, y = pattern.two_theta, pattern.intensity
+    shown = thinned(y, points=POINTS)
+    base = None
+    if kept is not None and not pattern.prepared:
+        base = np.full(len(x), np.nan)
+        base[np.isin(x, kept.two_theta)] = background(kept)
+        base = _bytes(base[shown])
+    found = [] if peaks is None else peaks.two_theta
+    tops = [[float(t), float(y[abs(x - t) <= _reach(x)].max())] for t in found]
+    name = pattern.name or "pattern"
+    return {
+        "x": _bytes(x[shown]),
+        "observed": _bytes(y[shown]),
+        "background": base,
+        "peaks": tops,
+        "wavelength": pattern.radiation.main,
+        "ordinate": _unit(pattern),
+        "words": f"{name}, {x[0]:.1f} to {x[-1]:.1f}° 2θ, {len(tops)} peaks",
+    }
+
+
+def _reach(x: Float[np.ndarray, " points"]) -> float:
+    """Degrees around a peak within which its highest point lies."""
+    return max(3 * float(np.median(np.diff(x))), 0.05)
+
+
+def _unit(pattern: Pattern) -> str:
+    if pattern.prepared:
+        return "intensity without background, maximum 1"
+    return "counts" if pattern.sigma_source == "counts" else "intensity as measured"
+
+
+def fits_view(fits: Sequence[Fit], pattern: Pattern | None, words: str) -> dict:
+    """Observed and what the first fit says of its scale; fits are overlays beside."""
+    curves = curves_of(fits[:1], pattern)
+    base = None if curves.background is None else _bytes(curves.background)
+    return {
+        "x": _bytes(curves.two_theta),
+        "observed": _bytes(curves.observed),
+        "background": base,
+        "wavelength": fits[0].radiation.main,
+        "ordinate": curves.unit,
+        "words": words,
+    }
+
+
+def overlay(fits: Sequence[Fit], rank: int, pattern: Pattern | None) -> dict[str, Any]:
+    """The fit of this rank (1 is the best) over the points of ``fits_view``, with lines."""
+    fit = fits[rank - 1]
+    curves: Curves = curves_of([fits[0], fit], pattern)
+    phases = [
+        {"name": setting_name(one), "lines": lines(one.cell, one.symbol, fit)}
+        for one in settings_of(fit)
+    ]
+    return {
+        "name": f"{rank} · {phases[0]['name']}",
+        "calculated": _bytes(curves.calculated[1]),
+        "phases": phases,
+    }
+
+
+def setting_name(setting: Setting) -> str:
+    """Formula and space group of a structure."""
+    symbol = setting.symbol.replace(" ", "")
+    return f"{setting.structure.composition.reduced_formula} {symbol}"
+
+
+def ticks_of(what: "Fit | Structure | Cell", seen: Pattern) -> list[dict[str, Any]]:
+    """Names and lines of the phases of a fit, of a structure, or of a bare cell (Å, °)."""
+    if isinstance(what, tuple):
+        name = "cell " + " ".join(f"{value:g}" for value in what)
+        return [{"name": name, "lines": lines(what, "P 1", seen)}]
+    settings = settings_of(what) if isinstance(what, Fit) else [reference_setting(what)]
+    held = what if isinstance(what, Fit) else seen
+    return [
+        {"name": setting_name(one), "lines": lines(one.cell, one.symbol, held)}
+        for one in settings
+    ]
+
+
+def lines(cell: Sequence[float | int], symbol: str, seen: Fit | Pattern) -> list[Line]:
+    """2θ (°) and hkl of the lines that a space group allows within a pattern.
+
+    Zero and displacement are included. Of lines that cannot be told apart on a page
+    the first is kept.
+    """
+    import gemmi
+
+    low, high = float(seen.two_theta[0]), float(seen.two_theta[-1])
+    sine = np.sin(np.radians(min(high + 0.5, 179.0) / 2))
+    unit = gemmi.UnitCell(*cell)
+    d_min = seen.radiation.main / (2 * float(sine))
+    hkl = gemmi.make_miller_array(unit, gemmi.SpaceGroup(symbol), d_min)
+    index = torch.as_tensor(np.array(hkl), dtype=torch.long)[None]
+    lattice = torch.tensor(np.array(unit.orth.mat.tolist()).T)[None]
+    found = Reflections(index, torch.ones_like(index[..., 0]))
+    angles = line_positions(lattice, found, seen.radiation, seen.instrument)[0, 0].numpy()
+    order = np.argsort(angles, kind="stable")
+    order = order[(angles[order] >= low) & (angles[order] <= high)]
+    rank = (angles[order] / ((high - low) / MARKS)).round().astype(int)
+    kept = order[np.unique(rank, return_index=True)[1]]
+    return [(round(float(angles[i]), 4), *(int(v) for v in hkl[i])) for i in kept]
+
+
+def _bytes(values: Float[np.ndarray, " points"]) -> bytes:
+    return values.astype("<f4").tobytes()

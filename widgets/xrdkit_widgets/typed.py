@@ -1,0 +1,92 @@
+"""What is typed or dropped in a widget -> values, by the parsers of the command line."""
+
+import re
+import tempfile
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from xrdkit.cli import words
+from xrdkit.formats.container import LARGEST
+from xrdkit.phases.compounds import read_structure
+from xrdkit.problem import parse_formula, usable_cell
+from xrdkit.space_group import space_group_number
+from xrdkit.wavelengths import radiation
+
+MOST_BYTES = 8_000_000  # of a dropped file: Jupyter ends a connection at 10 MB a message
+WRONG = (ValueError, OSError, ArgumentTypeError)  # what wrong input raises
+T = TypeVar("T")
+
+
+def sentence(error: Exception) -> str:
+    """The message of an error on one line; of a system error, which file it is about."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'system'}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def dropped(name: str, data: bytes, read: Callable[[Path], T]) -> T:
+    """What ``read`` makes of a file that came as bytes; it is gone afterwards."""
+    if len(data) > MOST_BYTES:
+        raise ValueError(too_large(name, len(data)))
+    plain = re.sub(r"[^\w.+-]", "_", Path(name).name)[-80:].lstrip(".") or "file"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, plain)
+        path.write_bytes(data)
+        try:
+            return read(path)
+        except ValueError as error:  # which names the file where it was for a moment
+            said = str(error).replace(str(path), name)
+            raise ValueError(said if name in said else f"{name}: {said}") from error
+
+
+def received(said: dict, data: list, read: Callable[[Path], T]) -> T:
+    """What ``read`` makes of a file that the browser sent, or kept as too large."""
+    if not data:
+        raise ValueError(too_large(str(said["name"]), int(said["size"])))
+    return dropped(str(said["name"]), bytes(data[0]), read)
+
+
+def too_large(name: str, size: int) -> str:
+    """Why a file of so many bytes is not taken from the browser."""
+    return (
+        f"{name} has {size / 1e6:.0f} MB, at most {MOST_BYTES / 1e6:.0f} MB go through the "
+        f"browser; give its path in Python (up to {LARGEST} MB are read)"
+    )
+
+
+def formula(text: str) -> str:
+    """A formula that can be read, as typed."""
+    parse_formula(text)
+    return text
+
+
+def cell(text: str) -> tuple[float, ...] | None:
+    """Six numbers with commas or spaces, in Å and °; None if nothing is typed."""
+    given = re.sub(r"[\s,;]+", ",", text.strip()).strip(",")
+    return usable_cell(words.cell(given)) if given else None
+
+
+def space_group(text: str) -> int | None:
+    """The number of a space group given by number or symbol."""
+    return space_group_number(words.number(text.strip())) if text.strip() else None
+
+
+def phases(text: str) -> tuple[str, ...]:
+    """Formulas and CIF files, separated by commas; each must be readable."""
+    given = tuple(filter(None, (part.strip() for part in text.split(","))))
+    for one in given:
+        if one.lower().endswith(".cif"):
+            read_structure(one)
+        else:
+            parse_formula(one)
+    return given
+
+
+def wavelength(text: str) -> Any:
+    """What ``xrdkit.read`` takes as wavelength; None if nothing is typed."""
+    given = words.wavelength(text.strip()) if text.strip() else None
+    if given is not None:
+        radiation(given)
+    return given
