@@ -121,6 +121,8 @@ def search(
         pool = yield from source(now, count=POOL, generator=generator, device=device)
         lap("propose")
         fits = yield from refined(now, pool, fits, device)
+        if fits:
+            yield Progress("refine", 1, 1, fits[0], f"residual {fits[0].residual:.3f}")
         now = seen_with(problem, fits)
         lap("refine")
     if higher := [candidate for fit in fits[:RAISED] for candidate in raised(fit, problem)]:
