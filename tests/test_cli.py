@@ -128,7 +128,7 @@ def test_solve_prints_the_table_and_writes_cifs_and_csv(here, library, capsys):
 
 def test_earlier_results_stay_unless_overwriting_is_asked_for(here, library, capsys):
     folder = here / "out"
-    words = solve("--library", str(library), "--quiet", "--out", str(folder))
+    words = solve("--library", str(library), "--quiet", "-o", str(folder))
     assert main([*words, "--sources", "templates"]) == 0
     capsys.readouterr()
     with (folder / "rutile_xrdkit.txt").open("a") as listed:
@@ -224,7 +224,7 @@ def test_file_that_is_no_pattern_is_one_sentence(here, library, capsys, content,
 
 def test_place_that_cannot_be_written_is_said_before_the_work(here, library, capsys):
     (here / "taken").write_text("a file")
-    words = solve("--library", str(library), "--out")
+    words = solve("--library", str(library), "--output")
     assert "taken is a file; give a folder" in refused(capsys, *words, "taken")
     assert "cannot write in taken" in refused(capsys, *words, "taken/inside")
     sources = ("absent.cif", "--wavelength", "CuKa", "-o", "taken")

@@ -153,7 +153,9 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--candidates", type=positive, default=20, help="structures to keep")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--device", help="cpu, cuda … (default: cpu)")
-    sub.add_argument("--out", help="folder of results (default: NAME_xrdkit)")
+    sub.add_argument(
+        "-o", "--output", metavar="FOLDER", help="of results (default: NAME_xrdkit)"
+    )
     sub.add_argument("--overwrite", action="store_true", help="replace earlier results")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
     sub.set_defaults(run=run_solve)
@@ -165,7 +167,7 @@ def run_solve(args: argparse.Namespace) -> None:
     from xrdkit.solve import solve
 
     path = pattern_path(args.pattern)
-    folder = Path(args.out or f"{path.stem}_xrdkit")
+    folder = Path(args.output or f"{path.stem}_xrdkit")
     with plain_errors():
         check_output(folder, path.stem, args.overwrite, args.programs)
     pattern = measured(args)

@@ -39,7 +39,7 @@ def check_output(
     if results_of(folder, name) and not overwrite:
         raise ValueError(
             f"{folder} holds results of {name} already; "
-            "give --overwrite or another folder with --out"
+            "give --overwrite or another folder with --output"
         )
     return folder
 
@@ -89,7 +89,7 @@ def _check_free(folder: Path, name: str, planned: list[Path]) -> None:
     if taken:
         raise ValueError(
             f"{taken[0]} is no result of {name} and would be overwritten; "
-            "give another folder with --out"
+            "give another folder with --output"
         )
 
 
