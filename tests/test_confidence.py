@@ -28,6 +28,7 @@ GOOD = {
     "noise": 0.05,
     "excess": 0.06,
     "electrons": 0.02,
+    "element": 8.0,
     "deviation": 0.3,
     "unexplained": 0.02,
     "missing": 0.01,

@@ -87,19 +87,23 @@ def features(
     residual; noise, what noise alone leaves of it, and excess, √(residual² - noise²);
     shares (0–1) of the intensity that is unexplained and missing, and of the observed lines
     that are unmatched; lead, the score over that of the next different structure; numbers
-    of parameters, lines and tied structures; prior, the log prior; electrons, the largest
-    ln of a factor that the pattern would put on an element's scattering power, and
-    deviation, the largest of these in standard deviations; volume, ln of it over the
-    expected one, and spread, what two thirds of such compounds differ by; shortest distance
-    over the sum of covalent radii; texture 0 or 1; shift of the lines in line widths; u_iso
-    (Å²); range, the largest q (1/Å).
+    of parameters, lines and tied structures; prior, the log prior; electrons, the ln of
+    the factor that the pattern would put on an element's scattering power, deviation, that
+    in standard deviations, of the element (atomic number) where this is largest; volume, ln
+    of it over the expected one, and spread, what two thirds of such compounds differ by;
+    shortest distance over the sum of covalent radii; texture 0 or 1; shift of the lines in
+    line widths; u_iso (Å²); range, the largest q (1/Å).
     """
     if not fits:
         raise ValueError("there are no fits to take features of; judge says so to the user")
     best, pattern = fits[0], problem.pattern
     peaks = find_peaks(pattern)
     others = [f for i, f in enumerate(fits) if i not in group]
-    sigma, factors = noise_of(best, pattern), electrons(best).values()
+    sigma, factors = noise_of(best, pattern), electrons(best)
+    deviation = {
+        z: abs(ln) / float(np.hypot(sd, COMMON)) for z, (ln, sd) in factors.items()
+    }
+    worst = max(deviation, key=deviation.__getitem__)
     return {
         "residual": best.residual,
         "noise": noise_residual(best, sigma),
@@ -112,8 +116,9 @@ def features(
         "lines": float(len(peaks.two_theta)),
         "ties": float(len(group)),
         "prior": best.prior,
-        "electrons": max(abs(ln) for ln, _ in factors),
-        "deviation": max(abs(ln) / float(np.hypot(sd, COMMON)) for ln, sd in factors),
+        "electrons": factors[worst][0],
+        "deviation": deviation[worst],
+        "element": float(worst),
         "volume": swelling(best, problem),
         "spread": volume_spread({e.Z: n for e, n in best.structure.composition.items()}),
         "shortest": shortest(best),
@@ -316,6 +321,18 @@ def reasons(features: Mapping[str, float]) -> tuple[str, ...]:
     return tuple(told)
 
 
+def _asked(features: Mapping[str, float]) -> str:
+    from pymatgen.core import Element
+
+    share = float(np.expm1(features["electrons"]))
+    more = "more" if share > 0 else "fewer"
+    name = Element.from_Z(round(features["element"])).symbol
+    return (
+        f"the pattern asks for {abs(share):.0%} {more} electrons on {name} "
+        f"({features['deviation']:.1f} standard deviations)"
+    )
+
+
 def _lines(features: Mapping[str, float]) -> str:
     lines, parameters = round(features["lines"]), round(features["parameters"])
     fewer = "fewer lines than parameters" if lines < parameters else "few lines"
@@ -329,10 +346,7 @@ SENTENCES: dict[str, Callable[[Mapping[str, float]], str]] = {
     ),
     "rival": lambda f: "another structure fits about as well",
     "crowded": _lines,
-    "deviation": lambda f: (
-        f"the pattern asks for {np.expm1(f['electrons']):.0%} more or fewer electrons "
-        f"on one element ({f['deviation']:.1f} standard deviations)"
-    ),
+    "deviation": _asked,
     "volume": lambda f: (
         f"the volume is {100 * np.expm1(f['volume']):+.0f} % off what such compounds have"
     ),

@@ -45,6 +45,8 @@ def read(path: str | Path, wavelength: Spec | None = None) -> Pattern:
     ``radiation``), else the file's. Everything else is refused with a ValueError.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the file of one pattern")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; check the name and the folder")
     table = columns(path)

@@ -10,6 +10,7 @@ explained                 what the pattern determines, names for what is left
 refined_steps             the best few by full profile (Rietveld), where an engine is named
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -236,8 +237,12 @@ def solve(
 
 
 def run(steps: Iterator[Progress], progress: bool) -> Any:
-    """Drive a generator of Progress to its end, with a bar on stderr; return its result."""
-    with tqdm(disable=not progress, leave=False, bar_format=BAR) as bar:
+    """Drive a generator of Progress to its end, with a bar on stderr; return its result.
+
+    The bar is shown in terminals and notebooks, not in files.
+    """
+    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    with tqdm(disable=not (progress and seen), leave=False, bar_format=BAR) as bar:
         while True:
             try:
                 now = next(steps)

@@ -65,7 +65,7 @@ def cell(text: str) -> tuple[float, ...]:
 def span(text: str) -> tuple[float, ...]:
     """Two ascending angles in °."""
     low, high = numbers(2, "5,80")(text)
-    if not 0 <= low < high < 180:
+    if not 0 <= low < high <= 180:
         raise argparse.ArgumentTypeError(f"range {text} is not within 0–180° and ascending")
     return low, high
 

@@ -19,6 +19,14 @@ def formula_html(text: str) -> str:
     return re.sub(r"(?<=[A-Za-z)\]])(\d+(?:\.\d+)?)", r"<sub>\1</sub>", escape(text))
 
 
+def phase_html(name: str) -> str:
+    """The name of a known phase: formula, and after it the group of its type if said."""
+    formula, bracket, rest = name.partition(" (")
+    symbol, _, word = rest.partition(" ")
+    text = formula_html(formula)
+    return f"{text} ({symbol_html(symbol)} {escape(word)}" if bracket else text
+
+
 def counts_html(counts: dict[str, float]) -> str:
     """A formula of counts by element."""
     return formula_html("".join(f"{e}{n:g}" if n != 1 else e for e, n in counts.items()))

@@ -146,7 +146,7 @@ def unexplained(solution: Solution) -> str:
         f"<p>{100 * solution.fits[0].unexplained:.1f} % of the intensity above background "
         "lies above the calculated profile of the first structure.</p>"
     )
-    rows = [[formula_html(name), f"{100 * part:.0f} %"] for name, part in solution.foreign]
+    rows = [[phase_html(name), f"{100 * part:.0f} %"] for name, part in solution.foreign]
     if rows:
         heads = ("foreign phase", "would explain, of that intensity")
         said += table_html(heads, rows, numbers=(1,))
