@@ -1086,3 +1086,18 @@ def test_the_only_structure_of_a_cif_needs_no_choice(tmp_path):
     path = tmp_path / "one#1.cif"
     path.write_text(text[: text.index("data_anatase")])
     assert asymmetric_unit(path).space_group == 136
+
+
+def test_blocks_of_one_name_are_refused_not_the_first_taken(tmp_path):
+    path = write_two_structures(tmp_path / "two.cif")
+    path.write_text(path.read_text().replace("data_anatase", "data_rutile"))
+    for source in (path, f"{path}#rutile"):
+        with pytest.raises(ValueError, match=r"3 data blocks and cannot be read .*duplic"):
+            asymmetric_unit(source)
+
+
+def test_a_cif_with_names_in_latin_1_is_read(tmp_path):
+    text = str(CifWriter(rutile(), symprec=1e-3)) + "_publ_contact_author 'André'\n"
+    path = tmp_path / "old.cif"
+    path.write_bytes(text.encode("latin-1"))
+    assert cif_structure(path).get_space_group_info()[1] == 136
