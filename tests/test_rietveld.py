@@ -1021,6 +1021,8 @@ def test_arguments_that_a_table_would_not_obey_are_refused():
         refine(pattern, table, background=4)
     with pytest.raises(ValueError, match="give three indices like"):
         refine(pattern, rutile(), texture=(0, 0, 0))
+    with pytest.raises(ValueError, match="displacement 'atom' is not known; give one of"):
+        refine(pattern, rutile(), displacement="atom")
 
 
 @pytest.mark.parametrize(
