@@ -251,5 +251,5 @@ def test_a_small_set_is_learned_by_heart(data, tmp_path, method):
 def test_a_run_goes_on_with_the_network_it_began_with(data, tmp_path):
     trained(data, tmp_path, stop=1)
     other = train(data, tmp_path, plan=PLAN, size=replace(TINY, encoder="patches"))
-    with pytest.raises(ValueError, match="holds a network of .*ask for the same or none"):
+    with pytest.raises(ValueError, match=r"holds a network of .*ask for the same or none"):
         next(other)
