@@ -16,6 +16,7 @@ from xrdkit.refine.rietveld import Restraint, geometry, pawley, refine, refine_s
 from xrdkit.refine.rietveld.answer import atoms_of, phases_of
 from xrdkit.refine.rietveld.asymmetric import asymmetric_unit
 from xrdkit.refine.rietveld.cif import cif_structure
+from xrdkit.refine.rietveld.coordinates import held
 from xrdkit.refine.rietveld.data import observations
 from xrdkit.refine.rietveld.frame import make_frame
 from xrdkit.refine.rietveld.geometry import (
@@ -30,7 +31,7 @@ from xrdkit.refine.rietveld.least_squares import covariance, minimise, narrowest
 from xrdkit.refine.rietveld.metric import inverse_d_squared, volume, volume_derivatives
 from xrdkit.refine.rietveld.model import capillary, evaluate
 from xrdkit.refine.rietveld.restraints import Apart, pulls
-from xrdkit.refine.rietveld.results import berar_lelann
+from xrdkit.refine.rietveld.results import Outcome, berar_lelann
 from xrdkit.refine.rietveld.shape import axial_nodes
 from xrdkit.refine.rietveld.stages import Stage, exchanging, freed
 from xrdkit.refine.rietveld.start import first_table
@@ -1103,3 +1104,14 @@ def test_a_cif_with_names_in_latin_1_is_read(tmp_path):
     path = tmp_path / "old.cif"
     path.write_bytes(text.encode("latin-1"))
     assert cif_structure(path).get_space_group_info()[1] == 136
+
+
+def test_a_site_that_leaves_the_matrix_singular_counts_as_unseen(tmp_path):
+    cscl = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    data = observations(counted(*model(cscl)))
+    cscl.to(str(tmp_path / "p1.cif"))  # there, no line changes with a small shift
+    table = first_table((asymmetric_unit(tmp_path / "p1.cif"),), PROFILE, background=1)
+    table = table.edit("?:Cl1", refine=True).edit("scale", refine=True)
+    frame = make_frame(data, table)
+    outcome = Outcome(data, frame, table, state_of(frame, table, table.vector()))
+    assert held(outcome, outcome)[1].startswith("Cl1: hardly seen by the pattern")
