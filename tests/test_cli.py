@@ -311,6 +311,10 @@ def test_symmetry_that_a_cif_does_not_state_is_named_and_found_when_told(sample,
         (refine("--symprec", "2"), "a tolerance of 0 to 1 Å"),
         (refine("-o", "taken/x"), "cannot write in taken"),
         (refine("-o", "start.cif", "--overwrite"), "start.cif is among what is read"),
+        (
+            ["refine", "sample.xy", "start.cif#TiO2", "-o", "start", "--overwrite"],
+            "start.cif is among what is read",
+        ),
         (refine("--texture", "inf,0,1"), "is not three whole numbers"),
     ],
 )

@@ -89,5 +89,7 @@ def test_what_cannot_be_trained_from_is_refused(packed, tmp_path, capsys):
     assert "give a file written by pack" in refused(capsys, *line)
     line = words(packed, tmp_path, "--decay", "3")
     assert "'3' is not a number of 0 to 1" in refused(capsys, *line)
+    line = words(packed, tmp_path, "--seed", "9" * 20)
+    assert "is not one of 0–2147483647" in refused(capsys, *line)
     line = words(packed, tmp_path, "--start", "nothing")
     assert "give a file of xrdkit train" in refused(capsys, *line)

@@ -16,6 +16,7 @@ from xrdkit.refine.rietveld import Restraint, geometry, pawley, refine, refine_s
 from xrdkit.refine.rietveld.answer import atoms_of, phases_of
 from xrdkit.refine.rietveld.asymmetric import asymmetric_unit
 from xrdkit.refine.rietveld.cif import cif_structure
+from xrdkit.refine.rietveld.coordinates import held
 from xrdkit.refine.rietveld.data import observations
 from xrdkit.refine.rietveld.frame import make_frame
 from xrdkit.refine.rietveld.geometry import (
@@ -30,7 +31,7 @@ from xrdkit.refine.rietveld.least_squares import covariance, minimise, narrowest
 from xrdkit.refine.rietveld.metric import inverse_d_squared, volume, volume_derivatives
 from xrdkit.refine.rietveld.model import capillary, evaluate
 from xrdkit.refine.rietveld.restraints import Apart, pulls
-from xrdkit.refine.rietveld.results import berar_lelann
+from xrdkit.refine.rietveld.results import Outcome, berar_lelann
 from xrdkit.refine.rietveld.shape import axial_nodes
 from xrdkit.refine.rietveld.stages import Stage, exchanging, freed
 from xrdkit.refine.rietveld.start import first_table
@@ -1021,6 +1022,8 @@ def test_arguments_that_a_table_would_not_obey_are_refused():
         refine(pattern, table, background=4)
     with pytest.raises(ValueError, match="give three indices like"):
         refine(pattern, rutile(), texture=(0, 0, 0))
+    with pytest.raises(ValueError, match="displacement 'atom' is not known; give one of"):
+        refine(pattern, rutile(), displacement="atom")
 
 
 @pytest.mark.parametrize(
@@ -1086,3 +1089,29 @@ def test_the_only_structure_of_a_cif_needs_no_choice(tmp_path):
     path = tmp_path / "one#1.cif"
     path.write_text(text[: text.index("data_anatase")])
     assert asymmetric_unit(path).space_group == 136
+
+
+def test_blocks_of_one_name_are_refused_not_the_first_taken(tmp_path):
+    path = write_two_structures(tmp_path / "two.cif")
+    path.write_text(path.read_text().replace("data_anatase", "data_rutile"))
+    for source in (path, f"{path}#rutile"):
+        with pytest.raises(ValueError, match=r"3 data blocks and cannot be read .*duplic"):
+            asymmetric_unit(source)
+
+
+def test_a_cif_with_names_in_latin_1_is_read(tmp_path):
+    text = str(CifWriter(rutile(), symprec=1e-3)) + "_publ_contact_author 'André'\n"
+    path = tmp_path / "old.cif"
+    path.write_bytes(text.encode("latin-1"))
+    assert cif_structure(path).get_space_group_info()[1] == 136
+
+
+def test_a_site_that_leaves_the_matrix_singular_counts_as_unseen(tmp_path):
+    cscl = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    data = observations(counted(*model(cscl)))
+    cscl.to(str(tmp_path / "p1.cif"))  # there, no line changes with a small shift
+    table = first_table((asymmetric_unit(tmp_path / "p1.cif"),), PROFILE, background=1)
+    table = table.edit("?:Cl1", refine=True).edit("scale", refine=True)
+    frame = make_frame(data, table)
+    outcome = Outcome(data, frame, table, state_of(frame, table, table.vector()))
+    assert held(outcome, outcome)[1].startswith("Cl1: hardly seen by the pattern")

@@ -246,3 +246,10 @@ def test_a_small_set_is_learned_by_heart(data, tmp_path, method):
         found = matches(model, few, known=known, method=method, samples=8, steps=steps)
         right = [v is not None and v < 0.02 for row in found for v in row]
         assert sum(right) / len(right) > 0.85
+
+
+def test_a_run_goes_on_with_the_network_it_began_with(data, tmp_path):
+    trained(data, tmp_path, stop=1)
+    other = train(data, tmp_path, plan=PLAN, size=replace(TINY, encoder="patches"))
+    with pytest.raises(ValueError, match=r"holds a network of .*ask for the same or none"):
+        next(other)

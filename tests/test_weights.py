@@ -75,6 +75,8 @@ def test_what_is_not_what_was_asked_for_is_not_kept(file, address, cache):
         located(f"{address}#sha256={'0' * 64}")
     with pytest.raises(ValueError, match=r"cannot be fetched \(.*404"):
         located(f"{address}.none#sha256={'0' * 64}")
+    with pytest.raises(ValueError, match="cannot be fetched"):
+        located(f"http://no such host/#sha256={'0' * 64}")
     assert not cache.exists()
 
 

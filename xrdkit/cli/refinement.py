@@ -70,6 +70,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
 def run_refine(args: argparse.Namespace) -> None:
     """Refine, print R values, cells and sites, write CIF, table and page."""
     from xrdkit.formats import read_instrument
+    from xrdkit.refine.rietveld.cif import file_and_block
     from xrdkit.report import (
         check_file,
         refinement_text,
@@ -84,7 +85,8 @@ def run_refine(args: argparse.Namespace) -> None:
     name = (args.output or f"{path.stem}_refined").removesuffix(".cif")
     planned = [Path(f"{name}{end}") for end in ENDS]
     written = [*planned, *map(Path, filter(None, [args.project]))]
-    given = [path, *map(Path, filter(None, [args.cif, *args.phase, args.instrument]))]
+    cifs = [file_and_block(one)[0] for one in (args.cif, *args.phase)]
+    given = [path, *cifs, *map(Path, filter(None, [args.instrument]))]
     for one in written:
         if any(one.resolve() == other.resolve() for other in given):
             raise ValueError(f"{one} is among what is read; give another name with -o")

@@ -18,6 +18,7 @@ HELP = {
     "diffusion": "the same by diffusion",
     "pretrain": "patterns and crystals in one space, to begin from and to search",
 }
+ENCODER = "of patterns (default: cnn, or that of the run or of --start)"
 STOP = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -53,7 +54,7 @@ def add_method(sub: argparse.ArgumentParser, method: str) -> None:
         help="of a step, at least",
     )
     sub.add_argument("--rate", type=part, default=1e-3, help="of learning, at most")
-    sub.add_argument("--encoder", choices=("cnn", "patches", "peaks"), default="cnn")
+    sub.add_argument("--encoder", choices=("cnn", "patches", "peaks"), help=ENCODER)
     sub.add_argument("--start", metavar="FILE", help="weights to begin from")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--device", default="cpu", help="cpu, cuda …")
@@ -98,7 +99,7 @@ def run_training(args: argparse.Namespace) -> None:
         args.folder,
         validation=load_packed(args.validation) if args.validation else None,
         plan=plan,
-        size=Size(encoder=args.encoder),
+        size=Size(encoder=args.encoder) if args.encoder else None,
         start=args.start,
         device=device,
     )

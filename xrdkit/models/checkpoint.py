@@ -46,7 +46,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         raise FileNotFoundError(f"{path} does not exist; give a file of xrdkit train")
     try:
         with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            header = _header(file)
             _check(path, kind, header)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, json.JSONDecodeError) as error:
@@ -60,9 +60,15 @@ def kind_of(path: str | Path) -> str | None:
     """What kind a file says it holds; None where it says nothing."""
     try:
         with safe_open(Path(path), "pt") as file:
-            return json.loads((file.metadata() or {}).get(HEADER, "{}")).get("kind")
+            return _header(file).get("kind")
     except (OSError, SafetensorError, json.JSONDecodeError):
         return None
+
+
+def _header(file: Any) -> dict[str, Any]:
+    """The facts in an open file; none where others wrote it."""
+    header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    return header if isinstance(header, dict) else {}
 
 
 def _check(path: Path, kind: str, header: Mapping[str, Any]) -> None:

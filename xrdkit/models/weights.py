@@ -2,9 +2,9 @@
 
 import hashlib
 import os
-import urllib.error
 import urllib.request
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -81,7 +81,7 @@ def _content(link: str) -> bytes:
     try:
         with urllib.request.urlopen(link, timeout=PATIENCE) as answer:
             content = answer.read(LARGEST + 1)
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, HTTPException) as error:  # also where the connection breaks off
         raise ValueError(
             f"{link} cannot be fetched ({error}); fetch it by other means and give the file"
         ) from error

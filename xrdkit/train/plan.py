@@ -12,6 +12,7 @@ from xrdkit.models import diffusion, flow
 from xrdkit.models.checkpoint import PAIRS
 
 METHODS = {"flow": flow, "diffusion": diffusion}  # each has loss and sample
+SEEDS = 2**31  # seeds of single blocks, made from these, are whole numbers of 64 bits
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Plan:
             raise ValueError(
                 f"method {self.method!r} is none of {', '.join(known)}; give one"
             )
+        if not 0 <= self.seed < SEEDS:
+            raise ValueError(f"seed {self.seed} is not one of 0–{SEEDS - 1}; give another")
 
     def factor(self, step: int, epoch: float | int) -> float:
         """The rate relative to ``rate``: warm-up, constant, decay at the end."""

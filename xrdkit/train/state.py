@@ -49,8 +49,10 @@ def begin(
         model = _new(plan.method, size, plan.seed)
         if start is not None:
             model = start_network(start, plan.method)
+            _same_size(start, model.size, size)
         return _run(model.to(device), plan)
     tensors, header = read_tensors(path, KIND)
+    _same_size(path, Size(**header["size"]), size)
     before = Plan(**header["plan"])
     if replace(plan, epochs=before.epochs, decay=before.decay) != before:
         raise ValueError(
@@ -62,6 +64,15 @@ def begin(
         tensors, header = read_tensors(folder / CONSTANT, KIND)
         (folder / CONSTANT).unlink()
     return _restored(tensors, header, plan, device, path)
+
+
+def _same_size(path: str | Path, own: Size, asked: Size | None) -> None:
+    """Refuse to go on with a network of other sizes than those that are asked for."""
+    if asked not in (None, own):
+        raise ValueError(
+            f"{path} holds a network of {own}, asked is {asked}; ask for the same or none, "
+            "or begin in another folder"
+        )
 
 
 def _new(method: str, size: Size | None, seed: int) -> PatternNet | PairNet:

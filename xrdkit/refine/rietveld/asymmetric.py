@@ -328,7 +328,8 @@ def _checked(unit: AsymmetricUnit) -> AsymmetricUnit:
     for site in unit.sites:
         if not 0 < site.occupancy <= OVERFULL:
             raise ValueError(
-                f"occupancy {site.occupancy:g} of {site.label} is not in 0–1; correct it"
+                f"occupancy {site.occupancy:g} of {site.label} is not above 0 and up to 1; "
+                "correct it, or leave the site out"
             )
         full[site.place] = full.get(site.place, 0) + site.occupancy
     for place, total in full.items():

@@ -164,9 +164,14 @@ def _asked_for(
 
     U is refined anew with it, where it can be: without, it may have reached its limit.
     """
+    known = None
     for others in (("u",), ()):
-        trial, now = outcome, replace(stage, free=(*stage.free, *others))
-        for found in run_stage(outcome, freed(table, now), options, stage.cycles):
+        trial = outcome
+        now = freed(table, replace(stage, free=(*stage.free, *others)))
+        if now.free == known:  # U was free already
+            break
+        known = now.free
+        for found in run_stage(outcome, now, options, stage.cycles):
             trial = found
             yield stage, trial
         more = len(trial.table.free) - len(outcome.table.free)

@@ -1,5 +1,6 @@
 """Which structure of a CIF is meant: the only one, or ``file.cif#block``."""
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -29,14 +30,21 @@ def file_and_block(source: str | Path) -> tuple[Path, str]:
 def structure_block(source: str | Path) -> "gemmi.cif.Block | None":
     """The data block that has the structure; None where the file is no CIF or has none.
 
-    A file of several structures is an error unless the block is named.
+    A file of several structures is an error unless the block is named, and so is one of
+    several blocks that cannot be read.
     """
     from gemmi import cif
 
     path, name = file_and_block(source)
     try:
         blocks = list(cif.read(str(path)))
-    except (RuntimeError, ValueError, IndexError, UnicodeDecodeError):
+    except (RuntimeError, ValueError, IndexError) as error:
+        headings = re.findall(rb"(?im)^data_\S", path.read_bytes())
+        if len(headings) > 1 or name:
+            raise ValueError(
+                f"{path.name} has {len(headings)} data blocks and cannot be read "
+                f"({error}); correct it, or leave one structure in it"
+            ) from error
         return None
     found = [b for b in blocks if any(len(b.find_values(item)) for item in ATOMS)]
     chosen = [b for b in found if b.name == name] if name else found
@@ -52,10 +60,14 @@ def structure_block(source: str | Path) -> "gemmi.cif.Block | None":
 
 def cif_structure(source: str | Path) -> "Structure":
     """All atoms of the structure of a CIF, without its space group."""
+    from gemmi import cif
+
     block = structure_block(source)
     if block is None:
         return read_cif(str(file_and_block(source)[0]))
+    document = cif.Document()
+    document.add_copied_block(block)
     with TemporaryDirectory() as folder:
-        alone = Path(folder) / "structure.cif"
-        alone.write_text(block.as_string())
-        return read_cif(str(alone))
+        alone = str(Path(folder) / "structure.cif")
+        document.write_file(alone)  # not as text: comments of old files are no UTF-8
+        return read_cif(alone)

@@ -94,11 +94,14 @@ def _coarse(
 def held(before: Outcome, after: Outcome) -> tuple[Parameters, str]:
     """The table with sites restrained that the pattern does not see, and a note of them."""
     table, shift = settled(after), after.state.values - before.state.values
-    spread, _ = covariance(after.state, at_limit(after.table, after.state))
+    spread, lost = covariance(after.state, at_limit(after.table, after.state))
+    unknown = after.state.free[lost]  # singular: no variance, though not known at all
     spread = spread * esd_factor(after, len(after.state.free), "gof") ** 2
     sites = _free_sites(table)
     esd = [
-        np.sqrt(np.linalg.eigvalsh(cell.T @ spread[np.ix_(rows, rows)] @ cell).max())
+        np.inf
+        if np.isin(rows, unknown).any()
+        else np.sqrt(np.linalg.eigvalsh(cell.T @ spread[np.ix_(rows, rows)] @ cell).max())
         for rows, cell in sites
     ]
     seen = np.array(esd) < UNSEEN

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 TERMS = 6  # of the background, before their number is chosen
 MOST_TERMS = 100
+Displacement = Literal["site", "element", "overall"]
 ROUNDS, STILL = 3, 1e-6  # of a table that is refined as it is; change of R_wp that is none
 BROAD, LORENTZ = 1.2, 0.4  # Gaussian and Lorentzian FWHM to start from, of the typical one
 
@@ -89,6 +90,13 @@ def refine_steps(
     generator stops it; the last Progress has the state then reached.
     """
     started = time.monotonic()
+    for given, kind, what in (
+        (displacement, Displacement, "displacement"),
+        (esd, Esd, "esd"),
+    ):
+        if given not in get_args(kind):
+            known = ", ".join(get_args(kind))
+            raise ValueError(f"{what} {given!r} is not known; give one of {known}")
     data = observations(pattern, tuple(exclude))
     options = Options(
         instrument is not None,
@@ -99,10 +107,6 @@ def refine_steps(
         tuple(restraints),
         cycles,
     )
-    if esd not in get_args(Esd):
-        raise ValueError(
-            f"esd {esd!r} is not known; give one of {', '.join(get_args(Esd))}"
-        )
     if isinstance(texture, tuple) and (len(texture) != 3 or not any(texture)):
         raise ValueError(
             f"texture axis {texture} is none; give three indices like (0, 0, 1)"
