@@ -192,6 +192,14 @@ def test_reasons_name_what_pulls_the_probability_down():
     assert "no other structure comes near" in reasons(GOOD)[0]
 
 
+@pytest.mark.parametrize(("ln", "words"), [(0.3, "35% more"), (-0.3, "26% fewer")])
+def test_reason_names_the_element_that_the_pattern_asks_about(ln, words):
+    bad = GOOD | {"electrons": ln, "deviation": 5.0, "element": 57.0}
+    assert reasons(bad)[0] == (
+        f"the pattern asks for {words} electrons on La (5.0 standard deviations)"
+    )
+
+
 def test_answer_that_is_not_confident_gets_a_reason_even_where_all_are_small():
     middling = GOOD | {"deviation": 1.2, "lines": 20.0, "noise": 0.3, "volume": -0.15}
     assert max(-loss for loss in judged.losses(middling).values()) < judged.PULLED

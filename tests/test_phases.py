@@ -224,6 +224,16 @@ def test_nothing_is_named_where_nothing_is_left(known):
     assert foreign_phases(problem, fit_of(pattern, "TiO2")) == ()
 
 
+def test_what_the_profile_of_a_phase_misses_is_not_named_after_that_phase(known):
+    pattern = prepare(clean("TiO2"))
+    problem = Problem(pattern, {"Ti": 1.0, "O": 2.0}, library=known)
+    fit = fit_of(pattern, "TiO2")
+    low = fit.background + 0.6 * (fit.calculated - fit.background)
+    named = foreign_phases(problem, replace(fit, calculated=low, unexplained=0.4))
+    assert known.holds("TiO2")
+    assert not any(name.startswith("TiO2") for name, _ in named)
+
+
 def test_common_compounds_are_those_of_the_textbook():
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
