@@ -19,7 +19,7 @@ def formula_html(text: str) -> str:
     return re.sub(r"(?<=[A-Za-z)\]])(\d+(?:\.\d+)?)", r"<sub>\1</sub>", escape(text))
 
 
-def phase_html(name: str) -> str:
+def compound_html(name: str) -> str:
     """The name of a known phase: formula, and after it the group of its type if said."""
     formula, bracket, rest = name.partition(" (")
     symbol, _, word = rest.partition(" ")

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from xrdkit import __version__
 from xrdkit.report.markup import (
     cell_html,
+    compound_html,
     formula_html,
     list_html,
     r_values_html,
@@ -146,7 +147,7 @@ def unexplained(solution: Solution) -> str:
         f"<p>{100 * solution.fits[0].unexplained:.1f} % of the intensity above background "
         "lies above the calculated profile of the first structure.</p>"
     )
-    rows = [[phase_html(name), f"{100 * part:.0f} %"] for name, part in solution.foreign]
+    rows = [[compound_html(name), f"{100 * part:.0f} %"] for name, part in solution.foreign]
     if rows:
         heads = ("foreign phase", "would explain, of that intensity")
         said += table_html(heads, rows, numbers=(1,))

@@ -184,7 +184,7 @@ def _asked_for(
 def _fewer_displacements(
     outcome: Outcome, options: Options
 ) -> Iterator[tuple[Stage, Outcome]]:
-    """One U for each element, if BIC does not ask for more."""
+    """One U for each element, if BIC does not ask for more and nothing else gives way."""
     table = shared_u(settled(outcome), "element")
     fewer = len(outcome.table.free) - len(table.free)
     trial, stage = outcome, Stage("fewer parameters", ())
@@ -192,7 +192,13 @@ def _fewer_displacements(
         for found in run_stage(outcome, table, options, 8):
             trial = found
             yield stage, trial
-    return outcome if not fewer or _worth(outcome, trial, fewer) else trial
+    pushed = _limited(trial) > _limited(outcome)
+    return outcome if not fewer or pushed or _worth(outcome, trial, fewer) else trial
+
+
+def _limited(outcome: Outcome) -> int:
+    """How many parameters stand at a limit."""
+    return int(at_limit(outcome.table, outcome.state).sum())
 
 
 def _worth(rich: Outcome, plain: Outcome, more: int) -> bool:
