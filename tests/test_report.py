@@ -571,7 +571,9 @@ def test_report_holds_what_it_must(rutile, others, tmp_path):
     first = replace(
         rutile, determined=("the cell",), undetermined=("place of H",), unexplained=0.08
     )
-    solution = solution_of(first, *others, foreign=(("SiO2", 0.6),))
+    solution = solution_of(
+        first, *others, foreign=(("SiO2", 0.6), ("MgO (Fm-3m type)", 0.2))
+    )
     pattern = replace(counts(rutile), warnings=("two spikes removed",))
     text, page = page_of(solution, tmp_path, pattern=pattern)
     said = " ".join(page.texts)
@@ -580,6 +582,11 @@ def test_report_holds_what_it_must(rutile, others, tmp_path):
         assert word in said, word
     assert page.tags.count("svg") == 1
     assert page.tags.count("option") == 3
+    assert "compared up to" not in said
+    longer = np.append(pattern.two_theta, 2 * pattern.two_theta[-1])
+    wide = replace(pattern, two_theta=longer, intensity=np.append(pattern.intensity, 1.0))
+    last = f"compared up to {rutile.two_theta[-1]:.1f}°"
+    assert last in page_of(solution, tmp_path, pattern=replace(wide, sigma=None))[0]
     assert "4&nbsp;×&nbsp;O&nbsp;1.948" in text
 
 

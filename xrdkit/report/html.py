@@ -32,6 +32,7 @@ from xrdkit.report.setting import Setting, settings_of
 from xrdkit.types import Fit, Pattern, Solution
 
 SHARED = "xrdkit_report.js"
+SHORT = 0.98  # of the range: what is left out beyond is told
 WORDS = {
     "confident": "The first structure is very probably right.",
     "tentative": "The first structure may be right; check it before you rely on it.",
@@ -112,8 +113,10 @@ def _subtitle(solution: Solution, pattern: Pattern | None) -> str:
     beam, x = shown.radiation, shown.two_theta
     asked = solution.settings.get("formula")
     asked = formula_html(str(asked)) if asked else counts_html(solution.problem.formula)
+    seen = solution.fits[0].two_theta[-1] if solution.fits else x[-1]
+    compared = f", compared up to {seen:.1f}°" if seen < SHORT * x[-1] else ""
     return (
-        f"asked for {asked} · {x[0]:.1f}–{x[-1]:.1f}° 2θ, {len(x)} points · "
+        f"asked for {asked} · {x[0]:.1f}–{x[-1]:.1f}° 2θ, {len(x)} points{compared} · "
         f"{escape(beam.name or 'λ')} {beam.main:.5f} Å"
     )
 
