@@ -105,6 +105,7 @@ def test_two_foreign_lines_do_not_hide_the_cell(name):
     assert any("not indexed" in warning for warning in found[0].warnings)
 
 
+@pytest.mark.slow
 def test_uncertainties_cover_the_true_cell():
     found = cells_of("CaTiO3")[0]
     truth = sorted(STRUCTURES["CaTiO3"].lattice.abc)

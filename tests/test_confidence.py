@@ -11,11 +11,13 @@ from test_rank import fit as fit_by_hand
 from textbook import STRUCTURES, table_of, with_elements
 
 from xrdkit import confidence as judged
+from xrdkit import evidence
 from xrdkit.benchmark import confidence as cases
 from xrdkit.benchmark.simulated_patterns import types_of, without_truth
 from xrdkit.cli.benchmarks import show_calibration
-from xrdkit.confidence import TERMS, WEIGHTS, features, judge, probability, reasons
+from xrdkit.confidence import TERMS, WEIGHTS, judge, probability, reasons
 from xrdkit.crystal import from_structures
+from xrdkit.evidence import features
 from xrdkit.library import build, volume_spread
 from xrdkit.pattern import prepare
 from xrdkit.simulate import pattern_of
@@ -94,7 +96,7 @@ def test_perfect_fit_leaves_nothing_unexplained_missing_or_unmatched():
     for name in ("excess", "unexplained", "missing", "unmatched"):
         assert found[name] == 0
     assert found["lines"] == len(PLACES)
-    assert found["lead"] == judged.AHEAD
+    assert found["lead"] == evidence.AHEAD
 
 
 def test_line_that_is_not_calculated_is_unexplained_by_its_share_of_the_intensity():
@@ -149,7 +151,7 @@ def test_volume_is_held_against_the_library_and_distances_against_radii():
     assert large["shortest"] / usual["shortest"] == pytest.approx(1.5 ** (1 / 3))
     assert usual["shortest"] == pytest.approx(1.95 / (1.60 + 0.66), abs=0.03)  # Ti–O
     one = Structure(Lattice.cubic(3.0), ["Cu"], [[0, 0, 0]])
-    assert judged.shortest(fit(PATTERN.intensity, structure=one)) == pytest.approx(
+    assert evidence.shortest(fit(PATTERN.intensity, structure=one)) == pytest.approx(
         3.0 / 2.64
     )
 
@@ -257,13 +259,13 @@ def test_electrons_say_which_element_the_pattern_asks_for():
             instrument=instrument,
         )
 
-    right = judged.electrons(held_against("true"))
+    right = evidence.electrons(held_against("true"))
     assert max(abs(ln) for ln, _ in right.values()) < 1e-3
-    asked = judged.electrons(held_against("wrong"))
+    asked = evidence.electrons(held_against("wrong"))
     assert asked[20][0] - asked[22][0] > 0.2  # more electrons on Sr's site than Ca has
     assert max(asked, key=asked.get) == 20
     ln, error = asked[20]
-    assert 0 < error < judged.OFF
+    assert 0 < error < evidence.OFF
     assert ln / error > 2
 
 

@@ -35,6 +35,7 @@ def test_starts_are_off_by_the_rmse_that_was_asked_for(name, rmse):
     assert abs(start.volume / truth.volume - 1) < 0.0095
 
 
+@pytest.mark.slow
 def test_a_start_that_is_off_is_refined_and_the_run_goes_on_where_it_was(tmp_path):
     table = table_of([STRUCTURES["TiO2"], STRUCTURES["NaCl"]])
     rows = convergence(table, tmp_path / "r.json", n=2)

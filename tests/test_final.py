@@ -19,6 +19,7 @@ from xrdkit.types import Fit, Instrument, Pattern
 from xrdkit.wavelengths import radiation
 
 CU = radiation("CuKa")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,6 @@ def test_best_answer_is_refined_by_full_profile_within_its_errors(solution):
         assert abs(best.values[name] - right) < 3 * best.uncertainties[name]
 
 
-@pytest.mark.slow
 def test_solve_goes_on_to_the_full_profile_where_an_engine_is_named(measured):
     found = solve(measured, "TiO2", engine="builtin", candidates=5, progress=False)
     assert found.fits[0].engine == "rietveld"

@@ -1,6 +1,7 @@
 import json
 import os
 from dataclasses import fields, replace
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -331,6 +332,7 @@ def test_volumes_of_a_library_of_one_compound_are_its_own():
     assert expected_volume(library, {11: 1, 17: 1}) == pytest.approx(22.42, rel=0.02)
 
 
+@cache
 def rock_salts() -> Library:
     """Six rock salts; every atom is expected to take 20 Å³."""
     salts = [("Na", "Cl", 5.64), ("K", "Cl", 6.29), ("K", "Br", 6.6)]

@@ -509,6 +509,7 @@ def measured(shared):
     return list(csv.DictReader(index))
 
 
+@pytest.mark.slow
 def test_all_measured_patterns_can_be_read(shared):
     index = measured(shared)
     for row in index:
@@ -520,6 +521,7 @@ def test_all_measured_patterns_can_be_read(shared):
     assert len(index) == 203
 
 
+@pytest.mark.slow
 def test_measured_patterns_can_be_prepared(shared):
     for row in measured(shared)[::4]:
         path = shared / "measured" / f"{row['id']}.xy"

@@ -9,9 +9,9 @@ from pymatgen.core import Lattice, Structure
 from textbook import STRUCTURES, table_of, with_elements
 
 from xrdkit import library
-from xrdkit.confidence import with_unexplained
 from xrdkit.crystal import from_structures, to_structure
 from xrdkit.disturb import mixed
+from xrdkit.evidence import with_unexplained
 from xrdkit.pattern import prepare
 from xrdkit.peaks import typical_fwhm
 from xrdkit.phases import (

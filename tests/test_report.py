@@ -662,7 +662,8 @@ def test_thinning_keeps_every_line():
 
 def test_marks_stand_at_the_lines_of_silicon():
     fit = fit_of("Si")
-    lines = lines_of(settings_of(fit)[0], fit)
+    (setting,) = settings_of(fit)
+    lines = lines_of(setting.cell, setting.symbol, fit)
     first = 2 * np.degrees(np.arcsin(COPPER.main / 2 / (5.431 / 3**0.5)))
     assert lines[0][0] == pytest.approx(first, abs=1e-4)
     assert [tuple(sorted(map(abs, hkl))) for _, hkl in lines[:4]] == [

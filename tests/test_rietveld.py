@@ -454,6 +454,7 @@ def test_no_share_of_three_on_a_site_becomes_negative_and_the_sum_stays(shares):
     assert again.r_wp == pytest.approx(fit.r_wp, abs=0.01)
 
 
+@pytest.mark.slow
 def test_weight_fractions_of_a_mixture_come_out():
     halite = Structure.from_spacegroup(
         "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -834,6 +835,7 @@ TRUTH = {  # what GSAS-II simulated
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRUTH)
 def test_simulations_of_gsas2_are_refined_as_well_as_by_itself(shared, name):
     import json

@@ -219,6 +219,7 @@ def test_formula_without_a_type_gives_no_verdict_and_no_crash(solved):
     assert "no known structure type" in solution.reasons[0]
 
 
+@pytest.mark.slow
 def test_pattern_of_another_compound_is_not_explained(solved):
     solution = solved(measured("CaCO3", beam("CuKa")), "NaCl")
     assert solution.verdict == "none"

@@ -16,11 +16,9 @@ from traitlets import TraitError
 import xrdkit
 from xrdkit.crystal import read_cif
 from xrdkit.pattern import prepare
-from xrdkit.report.curves import lines_of
-from xrdkit.report.setting import settings_of
 from xrdkit.types import Pattern, Progress, Solution
 from xrdkit_widgets import CandidatesWidget, PatternWidget, SolveWidget, typed
-from xrdkit_widgets.drawn import POINTS, lines, pattern_view
+from xrdkit_widgets.drawn import POINTS, pattern_view
 from xrdkit_widgets.pace import Pace
 
 CELL = "4.157 4.157 4.157 90 90 90"
@@ -90,15 +88,6 @@ def test_lines_of_a_structure_are_those_that_pymatgen_finds(name, pattern):
     wavelength = pattern.radiation.main
     theirs = XRDCalculator(wavelength).get_pattern(structure, two_theta_range=(10, 90)).x
     assert all(np.abs(ours - angle).min() < 0.06 for angle in theirs)
-
-
-def test_lines_of_a_fit_are_those_of_the_report(solution):
-    fit = solution.fits[0]
-    (setting,) = settings_of(fit)
-    ours = lines(setting.cell, setting.symbol, fit)
-    theirs = lines_of(setting, fit)
-    assert [line[1:] for line in ours] == [hkl for _, hkl in theirs]
-    np.testing.assert_allclose([o[0] for o in ours], [t[0] for t in theirs], atol=1e-4)
 
 
 def test_page_that_runs_no_widgets_shows_a_picture_and_words(pattern, solution):

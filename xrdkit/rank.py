@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from xrdkit.confidence import judge, swelling, with_unexplained
+from xrdkit.confidence import judge
 from xrdkit.crystal import covalent_radii, places
+from xrdkit.evidence import swelling, with_unexplained
 from xrdkit.structure_types import distance_features
 from xrdkit.types import Fit, Problem, Solution
 from xrdkit.wavelengths import has_kbeta

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from xrdkit.confidence import excess
+from xrdkit.evidence import excess
 from xrdkit.generators import DEFAULT, NEEDED, SOURCES
 from xrdkit.generators.cells import cells_for
 from xrdkit.generators.flow import ABSENT

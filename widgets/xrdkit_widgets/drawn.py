@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from xrdkit.pattern import background
-from xrdkit.report.curves import MARKS, Curves, curves_of, thinned
+from xrdkit.report.curves import Curves, curves_of, lines_of, thinned
 from xrdkit.report.setting import Setting, reference_setting, settings_of
-from xrdkit.scattering import Reflections
-from xrdkit.simulate import line_positions
 from xrdkit.types import Fit, Pattern, Peaks
 
 if TYPE_CHECKING:
@@ -19,7 +16,7 @@ if TYPE_CHECKING:
 
 POINTS = 20_000  # of a pattern, drawn at most
 Cell = tuple[float | int, float | int, float | int, float | int, float | int, float | int]
-Line = tuple[float, int, int, int]  # 2θ in ° and hkl
+Mark = tuple[float, int, int, int]  # 2θ in ° and hkl
 
 
 def pattern_view(pattern: Pattern, kept: Pattern | None, peaks: Peaks | None) -> dict:
@@ -75,7 +72,7 @@ def overlay(fits: Sequence[Fit], rank: int, pattern: Pattern | None) -> dict[str
     fit = fits[rank - 1]
     curves: Curves = curves_of([fits[0], fit], pattern)
     phases = [
-        {"name": setting_name(one), "lines": lines(one.cell, one.symbol, fit)}
+        {"name": setting_name(one), "lines": marks(one.cell, one.symbol, fit)}
         for one in settings_of(fit)
     ]
     return {
@@ -95,37 +92,18 @@ def ticks_of(what: "Fit | Structure | Cell", seen: Pattern) -> list[dict[str, An
     """Names and lines of the phases of a fit, of a structure, or of a bare cell (Å, °)."""
     if isinstance(what, tuple):
         name = "cell " + " ".join(f"{value:g}" for value in what)
-        return [{"name": name, "lines": lines(what, "P 1", seen)}]
+        return [{"name": name, "lines": marks(what, "P 1", seen)}]
     settings = settings_of(what) if isinstance(what, Fit) else [reference_setting(what)]
     held = what if isinstance(what, Fit) else seen
     return [
-        {"name": setting_name(one), "lines": lines(one.cell, one.symbol, held)}
+        {"name": setting_name(one), "lines": marks(one.cell, one.symbol, held)}
         for one in settings
     ]
 
 
-def lines(cell: Sequence[float | int], symbol: str, seen: Fit | Pattern) -> list[Line]:
-    """2θ (°) and hkl of the lines that a space group allows within a pattern.
-
-    Zero and displacement are included. Of lines that cannot be told apart on a page
-    the first is kept.
-    """
-    import gemmi
-
-    low, high = float(seen.two_theta[0]), float(seen.two_theta[-1])
-    sine = np.sin(np.radians(min(high + 0.5, 179.0) / 2))
-    unit = gemmi.UnitCell(*cell)
-    d_min = seen.radiation.main / (2 * float(sine))
-    hkl = gemmi.make_miller_array(unit, gemmi.SpaceGroup(symbol), d_min)
-    index = torch.as_tensor(np.array(hkl), dtype=torch.long)[None]
-    lattice = torch.tensor(np.array(unit.orth.mat.tolist()).T)[None]
-    found = Reflections(index, torch.ones_like(index[..., 0]))
-    angles = line_positions(lattice, found, seen.radiation, seen.instrument)[0, 0].numpy()
-    order = np.argsort(angles, kind="stable")
-    order = order[(angles[order] >= low) & (angles[order] <= high)]
-    rank = (angles[order] / ((high - low) / MARKS)).round().astype(int)
-    kept = order[np.unique(rank, return_index=True)[1]]
-    return [(round(float(angles[i]), 4), *(int(v) for v in hkl[i])) for i in kept]
+def marks(cell: Sequence[float | int], symbol: str, seen: Fit | Pattern) -> list[Mark]:
+    """Lines that a space group allows within a pattern, as the plot takes them."""
+    return [(round(angle, 4), *hkl) for angle, hkl in lines_of(cell, symbol, seen)]
 
 
 def _bytes(values: Float[np.ndarray, " points"]) -> bytes:

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float
 from scipy.interpolate import PchipInterpolator
 
 from xrdkit.pattern import background
-from xrdkit.report.setting import Setting
 from xrdkit.scattering import Reflections
 from xrdkit.simulate import line_positions
 from xrdkit.types import Fit, Pattern
@@ -110,24 +109,23 @@ def thinned(*curves: Curve, points: int = POINTS) -> Bool[np.ndarray, " points"]
     return keep
 
 
-def lines_of(setting: Setting, fit: Fit) -> list[Line]:
-    """Lines that the space group allows within the fit, zero and displacement included.
+def lines_of(cell: Sequence[float | int], symbol: str, seen: Fit | Pattern) -> list[Line]:
+    """Lines that a cell (Å, °) and space group allow within a fit or pattern.
 
-    Of lines that cannot be told apart on a page the first is kept.
+    Zero and displacement are included. Of lines that cannot be told apart on a page the
+    first is kept.
     """
     import gemmi
 
-    low, high = float(fit.two_theta[0]), float(fit.two_theta[-1])
+    low, high = float(seen.two_theta[0]), float(seen.two_theta[-1])
     sine = np.sin(np.radians(min(high + 0.5, 179.0) / 2))
-    hkl = gemmi.make_miller_array(
-        gemmi.UnitCell(*setting.cell),
-        gemmi.SpaceGroup(setting.symbol),
-        fit.radiation.main / (2 * float(sine)),
-    )
-    lattice = torch.tensor(setting.structure.lattice.matrix)[None]
+    unit = gemmi.UnitCell(*cell)
+    d_min = seen.radiation.main / (2 * float(sine))
+    hkl = gemmi.make_miller_array(unit, gemmi.SpaceGroup(symbol), d_min)
+    lattice = torch.tensor(np.array(unit.orth.mat.tolist()).T)[None]
     index = torch.as_tensor(np.array(hkl), dtype=torch.long)[None]
     found = Reflections(index, torch.ones_like(index[..., 0]))
-    angles = line_positions(lattice, found, fit.radiation, fit.instrument)[0, 0].numpy()
+    angles = line_positions(lattice, found, seen.radiation, seen.instrument)[0, 0].numpy()
     order = np.argsort(angles, kind="stable")
     order = order[(angles[order] >= low) & (angles[order] <= high)]
     rank = (angles[order] / ((high - low) / MARKS)).round().astype(int)

@@ -149,7 +149,7 @@ def plot(solution: Solution, settings: Sequence[Setting], pattern: Pattern | Non
         shown = pattern or solution.problem.pattern
         return f"<figure>{drawing(shown.two_theta, shown.intensity)}</figure>"
     marks = [
-        [("the structure", lines_of(one, fit))]
+        [("the structure", lines_of(one.cell, one.symbol, fit))]
         for one, fit in zip(settings, solution.fits, strict=True)
     ]
     wavelength = solution.fits[0].radiation.main

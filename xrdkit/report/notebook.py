@@ -163,7 +163,10 @@ def _phase(value: Phase) -> str:
 def _fit(value: Fit) -> str:
     settings = settings_of(value)
     shown = settings if value.table is not None else settings[:1]
-    marks = [[angle for angle, _ in lines_of(setting, value)] for setting in shown]
+    marks = [
+        [angle for angle, _ in lines_of(setting.cell, setting.symbol, value)]
+        for setting in shown
+    ]
     picture = drawing(
         value.two_theta, value.observed, value.calculated, marks, size=SMALL, points=800
     )

@@ -35,7 +35,9 @@ PROFILE = (
     "(1994)"
 )
 SHAPE = ("U", "V", "W", "X", "Y", "size", "strain", "asymmetry")
-OTHERS = ("zero", "displacement", "roughness", "absorption", "polarisation")
+OTHERS = (
+    "zero", "displacement", "roughness", "roughness_depth", "absorption", "polarisation",
+)  # fmt: skip
 BACKGROUND = (
     "Chebyshev polynomial of the first kind, sum over n of c(n) T(n, x) with x from -1 to "
     "1 over the range of the data; c(0), c(1), ... ="
@@ -136,13 +138,14 @@ def convention(fit: Fit) -> str:
 def values_text(fit: Fit, kinds: tuple[str, ...]) -> str:
     """Values with e.s.d.s of these parameters of all phases, but for those that do nothing.
 
-    Zero, or an infinite size, does nothing.
+    Zero, or an infinite size, does nothing, nor does the depth of a roughness of zero.
     """
+    table = fit.table
     said = [
         f"{name} = {_shown(fit, name)}"
-        for prefix in [prefix_of(fit.table.units, i) for i in range(len(fit.table.units))]
+        for prefix in [prefix_of(table.units, i) for i in range(len(table.units))]
         for name in (prefix + kind for kind in kinds)
-        if name in fit.table and fit.table[name].value not in (0.0, np.inf)
+        if name in table and table[name.removesuffix("_depth")].value not in (0.0, np.inf)
     ]
     return ", ".join(said) or f"{', '.join(kinds)} = 0"
 

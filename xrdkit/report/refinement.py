@@ -120,7 +120,7 @@ def _quality(fit: Fit, settings: Sequence[Setting]) -> str:
 
 def _plot(fit: Fit, settings: Sequence[Setting]) -> str:
     names = [unit.name or "the phase" for unit in fit.table.units]
-    lines = [lines_of(setting, fit) for setting in settings]
+    lines = [lines_of(setting.cell, setting.symbol, fit) for setting in settings]
     marks = [list(zip(names, lines, strict=True))]
     return figure(curves_of([fit]), marks, fit.radiation.main)
 

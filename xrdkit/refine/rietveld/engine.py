@@ -90,14 +90,16 @@ def refine_steps(
     generator stops it; the last Progress has the state then reached.
     """
     started = time.monotonic()
-    for given, kind, what in (
-        (displacement, Displacement, "displacement"),
-        (esd, Esd, "esd"),
-    ):
-        if given not in get_args(kind):
-            known = ", ".join(get_args(kind))
-            raise ValueError(f"{what} {given!r} is not known; give one of {known}")
+    _check_choice(displacement, Displacement, "displacement")
+    _check_choice(esd, Esd, "esd")
+    check_terms(background)
+    if isinstance(texture, tuple) and (len(texture) != 3 or not any(texture)):
+        raise ValueError(
+            f"texture axis {texture} is none; give three indices like (0, 0, 1)"
+        )
     data = observations(pattern, tuple(exclude))
+    if isinstance(structure, Fit) and data.radiation.kalpha2 is None:
+        data = replace(data, radiation=structure.radiation)
     options = Options(
         instrument is not None,
         background,
@@ -107,10 +109,6 @@ def refine_steps(
         tuple(restraints),
         cycles,
     )
-    if isinstance(texture, tuple) and (len(texture) != 3 or not any(texture)):
-        raise ValueError(
-            f"texture axis {texture} is none; give three indices like (0, 0, 1)"
-        )
     if isinstance(structure, Parameters):
         if phases or instrument or background is not None or isinstance(texture, tuple):
             raise ValueError(
@@ -119,17 +117,9 @@ def refine_steps(
             )
         steps = _own_way(data, structure, options)
     else:
-        if isinstance(structure, Fit) and data.radiation.kalpha2 is None:
-            data = replace(data, radiation=structure.radiation)
-        check_terms(background)
         units = units_of(structure, phases, symprec)
-        profile = instrument or first_profile(pattern)
         axis = units[0].direction(texture) if isinstance(texture, tuple) else None
-        table = first_table(units, profile, background=background or TERMS, texture=axis)
-        if displacement != "site":
-            table = shared_u(table, displacement)
-        if occupancies:
-            table = exchanging(table)
+        table = _start(units, instrument or first_profile(pattern), options, axis)
         origin = getattr(structure, "origin", "") or f"{units[0].name}, refined"
         steps = _stages(data, table, options, origin)
     outcome = None
@@ -146,6 +136,13 @@ def refine_steps(
     return fit_of(outcome, esd)
 
 
+def _check_choice(given: str, kind: Any, what: str) -> None:
+    """An error unless a word is one of those that a Literal allows."""
+    if given not in get_args(kind):
+        known = ", ".join(get_args(kind))
+        raise ValueError(f"{what} {given!r} is not known; give one of {known}")
+
+
 def check_terms(background: int | None) -> None:
     """An error unless the number of background terms can be."""
     if background is not None and not 1 <= background <= MOST_TERMS:
@@ -153,6 +150,20 @@ def check_terms(background: int | None) -> None:
             f"{background} background terms; give 1 to {MOST_TERMS}, or none to have them "
             "chosen"
         )
+
+
+def _start(
+    units: tuple[AsymmetricUnit, ...],
+    profile: Instrument,
+    options: Options,
+    axis: tuple[int, int, int] | None,
+) -> Parameters:
+    """The parameter table that the automatic refinement begins with."""
+    terms = options.terms or TERMS
+    table = first_table(units, profile, background=terms, texture=axis)
+    if options.displacement != "site":
+        table = shared_u(table, options.displacement)
+    return exchanging(table) if options.occupancies else table
 
 
 def _own_way(
