@@ -224,13 +224,22 @@ def test_nothing_is_named_where_nothing_is_left(known):
     assert foreign_phases(problem, fit_of(pattern, "TiO2")) == ()
 
 
-def test_what_the_profile_of_a_phase_misses_is_not_named_after_that_phase(known):
+def test_what_the_profile_of_a_phase_misses_is_no_foreign_phase(known):
     pattern = prepare(clean("TiO2"))
     problem = Problem(pattern, {"Ti": 1.0, "O": 2.0}, library=known)
     fit = fit_of(pattern, "TiO2")
     low = fit.background + 0.6 * (fit.calculated - fit.background)
-    named = foreign_phases(problem, replace(fit, calculated=low, unexplained=0.4))
+    assert foreign_phases(problem, replace(fit, calculated=low, unexplained=0.4)) == ()
+
+
+def test_phase_itself_is_not_named_beside_a_foreign_one(known):
+    pattern = blend("TiO2", "Al2O3")
+    problem = Problem(pattern, {"Ti": 1.0, "O": 2.0}, library=known)
+    fit = fit_of(pattern, "TiO2")
+    low = fit.background + 0.8 * (fit.calculated - fit.background)
+    named = foreign_phases(problem, replace(fit, calculated=low))
     assert known.holds("TiO2")
+    assert named[0][0] == "Al2O3 (R-3c type)"
     assert not any(name.startswith("TiO2") for name, _ in named)
 
 

@@ -19,6 +19,7 @@ from xrdkit.types import Candidate, Fit, Pattern, Problem
 
 SUBSTANTIAL = 0.05  # share of unexplained intensity that is named
 EXPLAINS = 0.1  # of the leftover intensity, by a phase that is named
+UNDER = 0.6  # cosine with the fit from which what it leaves lies under its own lines
 ATOMS, MOST, TRIED = 24, 300, 8  # in a primitive cell; compounds compared; refined
 COUNTS = 6  # of an element in the formula of an averaged type
 AIR = frozenset({1, 6, 8})
@@ -48,9 +49,10 @@ def foreign_phases(
 
     Compounds of the sample's elements, with oxygen, carbonates and water from the air, that
     the library knows, and common holders and standards, but not the fitted phase itself,
-    whose lines keep what profile and texture miss. Empty where little is left.
+    whose lines keep what profile and texture miss. Empty where little is left, or where it
+    lies under the lines of the fit: then its profile or texture is wrong.
     """
-    if fit.unexplained < SUBSTANTIAL:
+    if fit.unexplained < SUBSTANTIAL or _under_lines(fit) > UNDER:
         return ()
     rest = leftover(fit, problem.pattern.ranges)
     own = set(by_number(problem.formula))
@@ -67,6 +69,13 @@ def foreign_phases(
             found[name] = max(share, found.get(name, 0.0))
     best = sorted(found.items(), key=lambda item: -item[1])
     return tuple((name, share) for name, share in best if share > EXPLAINS)[:count]
+
+
+def _under_lines(fit: Fit) -> float:
+    """Cosine between what a fit leaves and what it calculates."""
+    rest = (fit.observed - fit.calculated).clip(min=0)
+    own = fit.calculated - fit.background
+    return float(rest @ own / max(np.linalg.norm(rest) * np.linalg.norm(own), 1e-12))
 
 
 def _is_first(candidate: Candidate, fit: Fit) -> bool:
