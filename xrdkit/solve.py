@@ -12,7 +12,7 @@ refined_steps             the best few by full profile (Rietveld), where an engi
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ def solve_steps(
     pattern: Pattern,
     formula: str,
     *,
-    sources: tuple[str | Source, ...] = DEFAULT,
+    sources: str | Source | Sequence[str | Source] = DEFAULT,
     candidates: int = 20,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -200,7 +200,7 @@ def solve(
     exclude: tuple[str, ...] | str = (),
     phases: "tuple[str | Path | Structure, ...]" = (),
     index: bool = False,
-    sources: tuple[str | Source, ...] = DEFAULT,
+    sources: str | Source | Sequence[str | Source] = DEFAULT,
     candidates: int = 20,
     seed: int = 0,
     device: torch.device | str | None = None,
