@@ -5,16 +5,11 @@ import pytest
 import torch
 from textbook import STRUCTURES, table_of
 
-from xrdkit.benchmark.convergence import (
-    convergence,
-    convergence_counts,
-    decoy,
-    judgement,
-    judgement_counts,
-    moved,
-)
+from xrdkit.benchmark.convergence import convergence, convergence_counts, moved
+from xrdkit.benchmark.judgement import decoy, judgement, judgement_counts
 from xrdkit.crystal import one_crystal, standard_cell, symmetry_of, to_structure
 from xrdkit.metrics import normalised_rmse, strict_match
+from xrdkit.report import text_table
 
 
 def crystal_of(name):
@@ -64,6 +59,12 @@ def test_the_right_structure_has_the_lower_r_value(tmp_path):
     counted = judgement_counts(judgement(table, tmp_path / "r.json", n=2))
     assert counted["pairs"] == counted["right has the lower R_wp"] == 2
     assert counted["AUC of r_wp"] == 1
+
+
+def test_run_without_a_start_has_nothing_to_count():
+    nowhere = convergence_counts([{"before": None, "samples": 0}])
+    assert nowhere == []
+    assert text_table(nowhere) == ""
 
 
 def test_counts_of_starts_say_how_many_are_refined_and_how_many_worse():

@@ -104,6 +104,13 @@ def test_a_nearly_symmetric_sample_is_put_up_with_and_without_its_symmetry(patte
         assert normalised_rmse(rutile, to_structure(one.crystal)) < 0.02
 
 
+def test_a_sample_with_two_atoms_on_one_place_is_left_out(pattern):
+    rutile, problem = STRUCTURES["TiO2"], pose(pattern, "TiO2")
+    frac, numbers = rutile.frac_coords.copy(), np.array(rutile.atomic_numbers)
+    frac[-1] = frac[0] + 1  # the same place in the next cell
+    assert forms(rutile.lattice.matrix, frac, numbers, problem) == []
+
+
 def test_what_was_never_learned_is_said_and_gives_none(pattern, weights):
     found, said = drawn(pose(pattern, "NaCl", contents="NaCl"), weights)
     assert found == []

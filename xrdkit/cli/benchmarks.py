@@ -26,6 +26,8 @@ def add_jobs(jobs: Any) -> None:
         sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
         sub.add_argument("--json", required=True, metavar="FILE")
         sub.set_defaults(run=run_convergence if name == "convergence" else run_judgement)
+        if name == "convergence":
+            sub.add_argument("--weights", help="of a flow, whose structures are the starts")
     summary = jobs.add_parser("summary", help="count what result files hold")
     summary.add_argument("files", nargs="+", metavar="FILE", help="all shards of one run")
     summary.set_defaults(run=lambda args: show(args.files))
@@ -302,13 +304,13 @@ def run_convergence(args: argparse.Namespace) -> None:
     from xrdkit.report import text_table
 
     given = {"n": args.n, "seed": args.seed, "shard": args.shard}
-    rows = convergence(args.structures, args.json, **given)
+    rows = convergence(args.structures, args.json, weights=args.weights, **given)
     print(text_table(convergence_counts(rows)))
 
 
 def run_judgement(args: argparse.Namespace) -> None:
     """Run or go on with it, then print the areas."""
-    from xrdkit.benchmark.convergence import judgement, judgement_counts
+    from xrdkit.benchmark.judgement import judgement, judgement_counts
 
     given = {"n": args.n, "seed": args.seed, "shard": args.shard}
     for name, value in judgement_counts(

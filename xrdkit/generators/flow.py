@@ -42,6 +42,7 @@ FREE = 0.3  # weight of samples with cells of their own beside those in proposed
 MOST_ATOMS = 20  # in a cell whose contents are not known
 ROOM = 1.4  # factor that the volume of a known cell may be off the expected one
 AS_DRAWN = 0.01  # Å: the tolerance that adds no symmetry
+CLOSEST = 0.5  # Å: atoms that are closer are on one place
 PRIOR = -5.0  # natural log: what is drawn is less likely than what is common
 
 
@@ -180,7 +181,15 @@ def forms(
     numbers: Int[np.ndarray, " atoms"],
     problem: Problem,
 ) -> list[Candidate]:
-    """A crystal with the symmetry that it has within some tolerances (Å), distinct ones."""
+    """A crystal with the symmetry that it has within some tolerances (Å), distinct ones.
+
+    None where two of its atoms are on one place.
+    """
+    from pymatgen.core import Lattice
+
+    apart = Lattice(lattice).get_all_distances(frac, frac)
+    if (apart + np.where(np.eye(len(frac)), CLOSEST, 0) < CLOSEST).any():
+        return []
     found: dict[tuple[int, int], Candidate] = {}
     for tolerance in (*TOLERANCES[::-1], AS_DRAWN):
         cell = standard_cell(lattice, frac, numbers, tolerance)

@@ -108,7 +108,9 @@ def cell_text(row: dict[str, Any]) -> str:
 
 
 def text_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of equal keys as aligned columns under their names."""
+    """Rows of equal keys as aligned columns under their names; nothing of no rows."""
+    if not rows:
+        return ""
     lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ([w.ljust(n) for w, n in zip(line, widths, strict=True)] for line in lines)
