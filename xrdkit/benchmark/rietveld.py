@@ -17,7 +17,7 @@ from xrdkit.formats import read_instrument
 from xrdkit.pattern import read
 from xrdkit.refine import gsas2
 from xrdkit.refine.rietveld import Parameters, geometry, pawley, refine
-from xrdkit.refine.rietveld.asymmetric import asymmetric_unit
+from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit, asymmetric_unit
 from xrdkit.refine.rietveld.data import observations
 from xrdkit.refine.rietveld.frame import make_frame
 from xrdkit.refine.rietveld.least_squares import minimise, state_of
@@ -78,6 +78,8 @@ def against_gsas2(
         floor = pawley(pattern, cell, unit.space_group, **what)
         stored = json.loads((folder / f"{name}_gsas2_refined.json").read_text())
         row = _row(name, fit, floor, stored) | seconds
+        if known:
+            row["off_truth_in_esd"] = _off(fit, asymmetric_unit(folder / f"{name}.cif"))
         if gsas2.installed():
             theirs = _timed(partial(gsas2.refine, pattern, folder / start, **what))
             row |= _beside(fit, *theirs)
@@ -113,18 +115,30 @@ def _row(name: str, fit: Fit, floor: Fit, stored: dict) -> dict[str, Any]:
     }
 
 
+def _off(fit: Fit, truth: AsymmetricUnit) -> dict[str, float]:
+    """How far cell and coordinates are from the truth, in e.s.d.s."""
+    right = dict(zip(CELL, truth.cell, strict=True))
+    for site in truth.sites:
+        right |= {f"{k}:{site.label}": v for k, v in zip("xyz", site.frac, strict=True)}
+    return {
+        k: round(float(fit.values[k] - right[k]) / esd, 2)
+        for k, esd in fit.uncertainties.items()
+        if k in right and esd
+    }
+
+
 def _beside(fit: Fit, theirs: Fit, seconds: dict[str, float]) -> dict[str, Any]:
     """GSAS-II's refinement of the same run, and our e.s.d.s over its own."""
     ratios = {
         k: round(fit.uncertainties[k] / esd, 3)
         for k, esd in theirs.uncertainties.items()
-        if k in CELL and k in fit.uncertainties
+        if (k in CELL or k[0] in "xyz") and esd and k in fit.uncertainties
     }
     return {
         "r_wp_gsas2": round(theirs.r_wp, 3),
         "parameters_gsas2": theirs.n_parameters,
         "seconds_gsas2": seconds["seconds"],
-        "cell_esd_over_gsas2": ratios,
+        "esd_over_gsas2": ratios,
     }
 
 
