@@ -1,5 +1,4 @@
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -130,6 +129,13 @@ def test_flow_asked_by_name_without_weights_is_refused_at_once(pattern):
         solve(pattern, "TiO2", sources=("flow",), progress=False)
 
 
+def test_weights_that_nothing_uses_or_that_are_not_there_are_refused_at_once(pattern):
+    with pytest.raises(ValueError, match="flow, which they are of, is not among"):
+        solve(pattern, "TiO2", sources="templates", weights="flow", progress=False)
+    with pytest.raises(FileNotFoundError, match="there are no weights nowhere"):
+        solve(pattern, "TiO2", weights="nowhere", progress=False)
+
+
 @pytest.mark.slow
 def test_a_flow_that_knows_one_crystal_solves_its_pattern(pattern, tmp_path):
     data = load_packed(pack(table_of([STRUCTURES["TiO2"]]), tmp_path / "one.packed"))
@@ -138,10 +144,8 @@ def test_a_flow_that_knows_one_crystal_solves_its_pattern(pattern, tmp_path):
     plan = Plan(epochs=400, rate=4e-3, warm_up=20, average=0.98, clean=1.0, decay=0.5)
     for _ in train(many, tmp_path, plan=plan, size=size):
         pass
-    source = partial(propose, weights=tmp_path / WEIGHTS)
+    asked = {"contents": "Ti2O4", "sources": "flow", "weights": tmp_path / WEIGHTS}
     for given in ({}, {"cell": RUTILE}):
-        solution = solve(
-            pattern, "TiO2", contents="Ti2O4", sources=(source,), progress=False, **given
-        )
+        solution = solve(pattern, "TiO2", progress=False, **asked, **given)
         assert solution.fits[0].space_group == 136
         assert normalised_rmse(STRUCTURES["TiO2"], solution.fits[0].structure) < 0.01

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from xrdkit.generators import DEFAULT, NEEDED, SOURCES
 from xrdkit.generators.cells import cells_for
 from xrdkit.generators.flow import ABSENT
 from xrdkit.library import Library
+from xrdkit.models.weights import located
 from xrdkit.phases import foreign_phases, known_phases
 from xrdkit.problem import pose
 from xrdkit.rank import rank, scored, sound
@@ -63,7 +65,8 @@ def solve_steps(
     pattern: Pattern,
     formula: str,
     *,
-    sources: str | Source | Sequence[str | Source] = DEFAULT,
+    sources: str | Source | Sequence[str | Source] | None = None,
+    weights: str | Path | None = None,
     candidates: int = 20,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -77,7 +80,14 @@ def solve_steps(
     ``given`` is what else is known: contents, cell, space_group, library, exclude.
     """
     lap, where = Laps(), usable_device(device)
-    asked = [named(source) for source in several(sources)]
+    if sources is None:
+        sources = tuple(dict.fromkeys((*DEFAULT, "flow"))) if weights else DEFAULT
+    asked = [named(source, weights) for source in several(sources)]
+    if weights and "flow" not in several(sources):
+        raise ValueError(
+            "weights are given and flow, which they are of, is not among the sources; add "
+            "it, or leave the weights out"
+        )
     if not asked or candidates < 1:
         raise ValueError("no sources or no candidates are asked for; give at least one")
     if index and given.get("cell") is not None:
@@ -99,7 +109,7 @@ def solve_steps(
         lap("full profile")
     asked_for = {"formula": formula, "sources": sources, "candidates": candidates}
     asked_for |= {"seed": seed, "phases": phases, "index": index, "engine": engine}
-    asked_for |= given
+    asked_for |= {"weights": weights, **given}
     return replace(solution, seconds=lap.seconds, settings=asked_for)
 
 
@@ -144,17 +154,22 @@ def refined(
     return scored(sound(found, problem))
 
 
-def named(source: str | Source) -> tuple[Source, Needed]:
-    """The source of this name, or the function itself, and when it is asked."""
+def named(source: str | Source, weights: str | Path | None) -> tuple[Source, Needed]:
+    """The source of this name, or the function itself, and when it is asked.
+
+    A flow takes the ``weights``, or those that ship.
+    """
     if isinstance(source, str) and source not in SOURCES:
         raise ValueError(
             f"source {source!r} is not known; choose from {', '.join(SOURCES)}"
         )
-    if isinstance(source, str):
-        if source not in DEFAULT:
-            raise FileNotFoundError(ABSENT)
-        return SOURCES[source], NEEDED[source]
-    return source, lambda problem, left: True
+    if not isinstance(source, str):
+        return source, lambda problem, left: True
+    if source == "flow" and weights:
+        return partial(SOURCES[source], weights=located(weights)), NEEDED[source]
+    if source not in DEFAULT:
+        raise FileNotFoundError(ABSENT)
+    return SOURCES[source], NEEDED[source]
 
 
 def several(what: Any) -> tuple:
@@ -200,7 +215,8 @@ def solve(
     exclude: tuple[str, ...] | str = (),
     phases: "tuple[str | Path | Structure, ...]" = (),
     index: bool = False,
-    sources: str | Source | Sequence[str | Source] = DEFAULT,
+    sources: str | Source | Sequence[str | Source] | None = None,
+    weights: str | Path | None = None,
     candidates: int = 20,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -213,9 +229,11 @@ def solve(
     is given: (a, b, c, α, β, γ) in Å and degrees, in any setting. ``phases`` are known to
     be in the sample too: CIF files, Structures or formulas. With ``index`` cells are looked
     for in the lines first and proposed to every source. ``exclude`` lists reduced formulas
-    to be left out of the library; without ``library`` the shipped prototypes serve. With
-    ``engine`` "builtin" or "gsas2" the best three are refined by full profile, which gives
-    R values and e.s.d.s, and ordered by that.
+    to be left out of the library; without ``library`` the shipped prototypes serve.
+    ``sources`` names those of ``xrdkit.generators`` that are asked, by default all that are
+    needed; ``weights`` (a name, file or address) are of a flow that draws structures too,
+    or in place of the one that ships. With ``engine`` "builtin" or "gsas2" the best three
+    are refined by full profile, which gives R values and e.s.d.s, and ordered by that.
     """
     steps = solve_steps(
         pattern,
@@ -228,6 +246,7 @@ def solve(
         phases=phases,
         index=index,
         sources=sources,
+        weights=weights,
         candidates=candidates,
         seed=seed,
         device=device,

@@ -10,7 +10,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from xrdkit.generators import SOURCES
+from xrdkit.generators import DEFAULT, SOURCES
 from xrdkit.pattern import prepare, radiation, read
 from xrdkit.refine.final import ENGINES
 from xrdkit.report.notebook import html_of
@@ -52,13 +52,13 @@ class SolveWidget(anywidget.AnyWidget):
     cell = traitlets.Unicode().tag(sync=True)  # a, b, c in Å, α, β, γ in °
     space_group = traitlets.Unicode().tag(sync=True)
     phases = traitlets.Unicode().tag(sync=True)  # formulas and CIF files, with commas
-    sources = traitlets.List(traitlets.Enum(tuple(SOURCES)), list(SOURCES)).tag(sync=True)
+    sources = traitlets.List(traitlets.Enum(tuple(SOURCES)), list(DEFAULT)).tag(sync=True)
     candidates = traitlets.Int(20).tag(sync=True)
     seed = traitlets.Int(0).tag(sync=True)
     index = traitlets.Bool(False).tag(sync=True)  # look for cells in the lines first
     engine = traitlets.Enum(("", *ENGINES), "").tag(sync=True)
     # from Python: what is shown
-    known_sources = traitlets.List(list(SOURCES)).tag(sync=True)
+    known_sources = traitlets.List(list(DEFAULT)).tag(sync=True)
     engines = traitlets.List(list(ENGINES)).tag(sync=True)
     most_bytes = traitlets.Int(typed.MOST_BYTES).tag(sync=True)
     state = traitlets.Enum(STATES, "idle").tag(sync=True)

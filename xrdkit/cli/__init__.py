@@ -142,6 +142,7 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--sources", nargs="+", choices=SOURCES, help="default: all, as they are needed"
     )
+    sub.add_argument("--weights", help="of a flow that draws structures too: name or file")
     sub.add_argument(
         "--for",
         nargs="+",
@@ -171,7 +172,6 @@ def run_solve(args: argparse.Namespace) -> None:
     with plain_errors():
         check_output(folder, path.stem, args.overwrite, args.programs)
     pattern = measured(args)
-    sources = {"sources": tuple(args.sources)} if args.sources else {}
     with plain_errors():
         solution = solve(
             pattern,
@@ -184,7 +184,8 @@ def run_solve(args: argparse.Namespace) -> None:
             space_group=number(args.space_group),
             library=args.library,
             exclude=tuple(args.exclude),
-            **sources,
+            sources=args.sources,
+            weights=args.weights,
             candidates=args.candidates,
             seed=args.seed,
             device=args.device,
