@@ -29,7 +29,7 @@ from xrdkit.refine.rietveld.geometry import (
 )
 from xrdkit.refine.rietveld.least_squares import covariance, minimise, narrowest, state_of
 from xrdkit.refine.rietveld.metric import inverse_d_squared, volume, volume_derivatives
-from xrdkit.refine.rietveld.model import capillary, evaluate
+from xrdkit.refine.rietveld.model import capillary, evaluate, same_lines
 from xrdkit.refine.rietveld.restraints import Apart, pulls
 from xrdkit.refine.rietveld.results import Outcome, berar_lelann
 from xrdkit.refine.rietveld.shape import axial_nodes
@@ -562,6 +562,47 @@ def test_texture_is_found_along_its_axis():
     fit = refine(counted(table, frame, 6), rutile())
     assert fit.table.texture == (0, 0, 1)
     assert abs(fit.values["texture"] - 0.75) < 4 * fit.uncertainties["texture"]
+
+
+def urania(u, o):
+    """Uranium and oxygen with one free coordinate each; the former has a false minimum."""
+    return Structure.from_spacegroup(
+        "P-62m", Lattice.hexagonal(6.8, 4.1), ["U", "O", "O", "O"],
+        [[u, 0, 0], [0.36, 0, 0.5], [1 / 3, 2 / 3, 0], [o, 0, 0]],
+    )  # fmt: skip
+
+
+def test_a_false_minimum_of_a_coordinate_is_left():
+    pattern, _ = simulated(urania(0.65, 0.25))
+    fit = refine(pattern, urania(0.69, 0.275), symprec=1e-3)
+    assert abs(fit.values["x:U1"] - 0.65) < 4 * fit.uncertainties["x:U1"]
+    assert abs(fit.values["x:O3"] - 0.25) < 4 * fit.uncertainties["x:O3"]
+    assert fit.r_values["gof"] == pytest.approx(1, abs=0.05)
+
+
+def test_the_same_lines_at_other_coordinates_are_what_is_calculated_anew():
+    table, frame = model(quartz(), scale=2.0)
+    now = evaluate(frame, table, table.vector())
+    values = table.edit("x:O1", value=0.40).edit("u:Si1", value=0.01).vector()
+    there = evaluate(frame, table, values)
+    moved = there.background + same_lines(now, frame, table, values)
+    tails = 2e-3 * there.curve.max()  # where lines end depends on their intensity
+    np.testing.assert_allclose(moved, there.curve, atol=tails)
+
+
+def test_a_stage_that_helps_much_is_kept_though_atoms_come_close_and_it_is_said():
+    def layers(z, *lithium):
+        places = [[0, 0, 0], [0.5, 0.5, z], *lithium]
+        species = ["Ba", "U", "Li"][: len(places)]
+        return Structure.from_spacegroup(
+            "P4/mmm", Lattice.tetragonal(4, 12), species, places
+        )
+
+    pattern, _ = simulated(layers(0.33))
+    fit = refine(pattern, layers(0.29, [0.5, 0.5, 0.5]), symprec=1e-3)
+    z = fit.values["z:U1"]
+    assert min(z, 1 - z) == pytest.approx(0.33, abs=0.003)
+    assert any("U1 and Li1 are only 2.0" in text for text in fit.warnings), fit.warnings
 
 
 def test_with_the_instrument_given_size_and_strain_mean_something():

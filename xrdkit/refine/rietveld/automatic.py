@@ -24,6 +24,7 @@ from xrdkit.refine.rietveld.table import POLARISATION, Parameter, Parameters, ki
 from xrdkit.refine.rietveld.terms import chosen_terms, with_terms
 
 WORSE = 1.0005  # times R_wp: a stage that ends there is undone
+MUCH = 0.6  # times R_wp: down to there even close atoms are worth it, for the time being
 MOTIONLESS = "U is not refined: it would reach its limit (absorption, roughness, wrong K?)"
 FEEBLE = 4.0  # e.s.d.s; profile parameters below are left out where that costs nothing
 
@@ -74,7 +75,7 @@ def _accepted(before: Outcome, after: Outcome, stage: Stage) -> Outcome:
     old, new = weighted_r(before), weighted_r(after)
     known = {tuple(text.split()[:3]) for text in _close(before)}
     close = [text for text in _close(after) if tuple(text.split()[:3]) not in known]
-    if new <= old * WORSE and np.isfinite(new) and not close:
+    if new <= old * (MUCH if close else WORSE) and np.isfinite(new):
         return after
     why = close[0] if close else f"R_wp {100 * old:.2f} → {100 * new:.2f} %"
     return replace(before, notes=(*before.notes, f"stage '{stage.name}' undone: {why}"))

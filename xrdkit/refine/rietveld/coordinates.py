@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from xrdkit.refine.rietveld.least_squares import at_limit, covariance
 from xrdkit.refine.rietveld.metric import CELL, lattice_rows
+from xrdkit.refine.rietveld.model import Evaluation, evaluate, same_lines
 from xrdkit.refine.rietveld.results import Outcome, esd_factor
 from xrdkit.refine.rietveld.stages import (
     Options,
@@ -26,13 +27,16 @@ COARSE = ((3.0, 0.0), (2.2, 0.0), (2.2, 0.3), (2.2, 0.3))
 FEW = 10  # points for each coordinate that a part of a pattern must have
 UNSEEN = 0.05  # Å; sites with larger e.s.d.s are held
 HARDEST, SOFTEST = 0.1, 0.3  # Å; how they are held
+NEARBY = 0.1 * np.arange(-6, 7)  # Å; shifts of one coordinate that are looked at
+ELSEWHERE, TRIED = 3.0, 3  # χ² of a minimum there, over that found; how many are tried
 
 
 def placed(outcome: Outcome, stage: Stage, options: Options) -> Iterator[Outcome]:
     """Cycles of the stage; the last outcome is the best of all ways that were tried.
 
     Where the fit stays poor, coordinates are refined against long spacings first, which
-    find the way from farther off, in the end from places moved at random. Then sites that
+    find the way from farther off, in the end from places moved at random. Where χ² has
+    another minimum along one coordinate, the stage is run from there too. Then sites that
     the pattern hardly sees are restrained to where they were, as softly as the others have
     moved.
     """
@@ -44,6 +48,11 @@ def placed(outcome: Outcome, stage: Stage, options: Options) -> Iterator[Outcome
         table = plain if way is None else _coarse(outcome, plain, options, *way, rng)
         trial = outcome
         for trial in run_stage(outcome, table, options, stage.cycles):
+            yield trial
+        best = min(best, trial, key=weighted_r)
+    for table in elsewhere(best):
+        trial = best
+        for trial in run_stage(best, table, options, stage.cycles):
             yield trial
         best = min(best, trial, key=weighted_r)
     table, note = held(outcome, best)
@@ -89,6 +98,42 @@ def _coarse(
     for found in run_stage(replace(outcome, data=part), begun, options, 12):
         values = found.state.values
     return table.with_vector(values)
+
+
+def elsewhere(outcome: Outcome) -> list[Parameters]:
+    """Tables with one coordinate in another minimum of χ² nearby, the lowest few."""
+    table = settled(outcome)
+    values, (matrix, constant) = table.vector(), table.ties()
+    now = evaluate(outcome.frame, table, values)
+    found = []
+    for rows, cell in _free_sites(table):
+        for row, edge in zip(rows.tolist(), np.linalg.norm(cell, axis=1), strict=True):
+            if not table.rows[row].refine or not matrix[row, row]:
+                continue
+            moved = np.repeat(values[None], len(NEARBY), 0)
+            moved[:, row] += NEARBY / edge
+            moved = moved @ matrix.T + constant
+            misfit = _scaled_misfit(outcome, now, table, moved)
+            misfit /= misfit[len(NEARBY) // 2]
+            beside = np.pad(misfit, 1, constant_values=np.inf)
+            lowest = (misfit < beside[:-2]) & (misfit < beside[2:]) & (NEARBY != 0)
+            for i in np.flatnonzero(lowest & (misfit < ELSEWHERE)):
+                found.append((misfit[i], table.with_vector(moved[i])))
+    found.sort(key=lambda pair: pair[0])
+    return [place for _, place in found[:TRIED]]
+
+
+def _scaled_misfit(
+    outcome: Outcome,
+    now: Evaluation,
+    table: Parameters,
+    places: Float[np.ndarray, "places rows"],
+) -> Float[np.ndarray, " places"]:
+    """χ² at other coordinates with the best scale; lines and background stay."""
+    weight, seen = outcome.data.weight, outcome.data.intensity - now.background
+    curves = np.stack([same_lines(now, outcome.frame, table, one) for one in places])
+    scale = curves @ (weight * seen) / np.maximum(curves**2 @ weight, 1e-12)
+    return (seen - scale[:, None] * curves) ** 2 @ weight
 
 
 def held(before: Outcome, after: Outcome) -> tuple[Parameters, str]:

@@ -73,6 +73,16 @@ def evaluate(
     return Evaluation(background, tuple(phases), jacobian)
 
 
+def same_lines(
+    evaluation: Evaluation, frame: Frame, table: Parameters, values: Values
+) -> Float[np.ndarray, " points"]:
+    """All phases at other coordinates, U or occupancies: the lines stay, areas are new."""
+    return sum(
+        profile.shapes.area @ _areas(phase, table, values, None)[0]
+        for profile, phase in zip(evaluation.phases, frame.phases, strict=True)
+    )
+
+
 def _profile(
     frame: Frame,
     phase: PhaseFrame,
