@@ -15,6 +15,7 @@ from xrdkit.refine.rietveld.automatic import automatic
 from xrdkit.refine.rietveld.data import (
     Data,
     observations,
+    refuse_flat,
     typical_widths,
     with_radiation,
 )
@@ -98,6 +99,7 @@ def refine_steps(
             f"texture axis {texture} is none; give three indices like (0, 0, 1)"
         )
     data = observations(pattern, tuple(exclude))
+    refuse_flat(data)
     if isinstance(structure, Fit) and data.radiation.kalpha2 is None:
         data = replace(data, radiation=structure.radiation)
     options = Options(
