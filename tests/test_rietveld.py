@@ -500,6 +500,29 @@ def test_esds_agree_with_the_spread_of_repeated_measurements():
         assert 0.65 < ratio < 1.45, f"{name}: {ratio:.2f}"
 
 
+def test_what_rests_at_a_limit_is_taken_for_known_and_that_is_said():
+    pattern, _ = simulated(rutile(), seed=3, high=80, step=0.05, asymmetry=0.0)
+    fit = refine(pattern, rutile(), texture=None)
+    assert fit.values["asymmetry"] == 0
+    assert abs(fit.values["a"] - 4.594) < 3 * fit.uncertainties["a"]
+    said = [text for text in fit.warnings if "take what is at a limit for known" in text]
+    assert len(said) == 1
+    assert "displacement, a, c" in said[0]
+    told = float(said[0].split("up to ")[1].split()[0])
+    assert 1.5 < told < 6
+    fixed = refine(pattern, fit.table.edit("asymmetry", refine=False))
+    assert fixed.uncertainties["a"] == pytest.approx(fit.uncertainties["a"], rel=0.01)
+    assert not any("take what" in text for text in fixed.warnings)
+
+
+def test_lines_without_intensity_are_counted_not_listed():
+    pattern, _ = simulated(rutile(), seed=4, high=60, step=0.05)
+    fit = pawley(pattern, (4.594, 4.594, 5.918, 90, 90, 90), "P4/mmm", background=3)
+    said = [text for text in fit.warnings if "intensit" in text]
+    assert len(said) <= 2
+    assert " intensities are zero" in said[0]
+
+
 def test_another_polarisation_is_found_where_the_pattern_asks_for_it():
     pattern, _ = simulated(rutile(), seed=40, high=140)
     fit = refine(pattern, rutile(), background=3, texture=None)
@@ -562,6 +585,15 @@ def test_texture_is_found_along_its_axis():
     fit = refine(counted(table, frame, 6), rutile())
     assert fit.table.texture == (0, 0, 1)
     assert abs(fit.values["texture"] - 0.75) < 4 * fit.uncertainties["texture"]
+
+
+def test_a_texture_that_stood_for_something_else_is_left_out_again():
+    pattern, _ = simulated(rutile(), seed=40, high=100, step=0.05)
+    wrong = replace(pattern, radiation=replace(CU, polarisation=0.95))
+    fit = refine(wrong, rutile(), background=3)
+    assert "polarisation" in fit.table.free
+    assert fit.table.texture is None
+    assert fit.values["texture"] == 1
 
 
 def test_with_the_instrument_given_size_and_strain_mean_something():
