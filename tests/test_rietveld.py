@@ -500,6 +500,29 @@ def test_esds_agree_with_the_spread_of_repeated_measurements():
         assert 0.65 < ratio < 1.45, f"{name}: {ratio:.2f}"
 
 
+def test_what_rests_at_a_limit_is_taken_for_known_and_that_is_said():
+    pattern, _ = simulated(rutile(), seed=3, high=80, step=0.05, asymmetry=0.0)
+    fit = refine(pattern, rutile(), texture=None)
+    assert fit.values["asymmetry"] == 0
+    assert abs(fit.values["a"] - 4.594) < 3 * fit.uncertainties["a"]
+    said = [text for text in fit.warnings if "take what is at a limit for known" in text]
+    assert len(said) == 1
+    assert "displacement, a, c" in said[0]
+    told = float(said[0].split("up to ")[1].split()[0])
+    assert 1.5 < told < 6
+    fixed = refine(pattern, fit.table.edit("asymmetry", refine=False))
+    assert fixed.uncertainties["a"] == pytest.approx(fit.uncertainties["a"], rel=0.01)
+    assert not any("take what" in text for text in fixed.warnings)
+
+
+def test_lines_without_intensity_are_counted_not_listed():
+    pattern, _ = simulated(rutile(), seed=4, high=60, step=0.05)
+    fit = pawley(pattern, (4.594, 4.594, 5.918, 90, 90, 90), "P4/mmm", background=3)
+    said = [text for text in fit.warnings if "intensit" in text]
+    assert len(said) <= 2
+    assert " intensities are zero" in said[0]
+
+
 def test_another_polarisation_is_found_where_the_pattern_asks_for_it():
     pattern, _ = simulated(rutile(), seed=40, high=140)
     fit = refine(pattern, rutile(), background=3, texture=None)
@@ -603,6 +626,15 @@ def test_a_stage_that_helps_much_is_kept_though_atoms_come_close_and_it_is_said(
     z = fit.values["z:U1"]
     assert min(z, 1 - z) == pytest.approx(0.33, abs=0.003)
     assert any("U1 and Li1 are only 2.0" in text for text in fit.warnings), fit.warnings
+
+
+def test_a_texture_that_stood_for_something_else_is_left_out_again():
+    pattern, _ = simulated(rutile(), seed=40, high=100, step=0.05)
+    wrong = replace(pattern, radiation=replace(CU, polarisation=0.95))
+    fit = refine(wrong, rutile(), background=3)
+    assert "polarisation" in fit.table.free
+    assert fit.table.texture is None
+    assert fit.values["texture"] == 1
 
 
 def test_with_the_instrument_given_size_and_strain_mean_something():
@@ -850,6 +882,41 @@ def test_what_cannot_be_refined_is_said(tmp_path):
         refine(pattern, rutile(), restraints=[Restraint(("Ti", "O"), 1.9, 0.1, phase=3)])
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x, y, s: (x[:2], y[:2], s[:2]), "2 points, at least 30 are needed"),
+        (lambda x, y, s: (x[:0], y[:0], s[:0]), "0 points, at least 30 are needed"),
+        (lambda x, y, s: (x[::-1], y[::-1], s), "do not rise from point to point"),
+        (lambda x, y, s: (np.repeat(x, 2), np.repeat(y, 2), None), "do not rise"),
+        (lambda x, y, s: (2 * x, y, s), "30 to 199.* between 0 and 180"),
+        (
+            lambda x, y, s: (x, np.where(x < 20, np.nan, y), s),
+            r"at 100 points, first at 15",
+        ),
+        (lambda x, y, s: (x, y, 0 * s), "0 points with a positive σ"),
+        (lambda x, y, s: (x, 0 * y + 7, s), "intensity 7 everywhere"),
+    ],
+)
+def test_what_is_no_scan_is_refused_by_name(change, said):
+    x = np.arange(15, 100, 0.05)
+    y = np.exp(-((x - 40) ** 2)) + 1
+    angles, intensity, sigma = change(x, y, np.sqrt(y))
+    pattern = Pattern(angles, intensity, CU, sigma, name="scan")
+    for fit in (refine, lambda p, _: pawley(p, (4.6, 4.6, 3, 90, 90, 90), 136)):
+        with pytest.raises(ValueError, match=f"scan .*{said}"):
+            fit(pattern, rutile())
+
+
+def test_points_below_zero_and_without_sigma_do_no_harm():
+    pattern, _ = simulated(rutile(), seed=19, high=70)
+    sigma = np.where(pattern.two_theta < 20, np.nan, pattern.sigma)
+    below = replace(pattern, intensity=pattern.intensity - 200, sigma=sigma)
+    fit = refine(below, rutile())
+    assert fit.values["a"] == pytest.approx(4.594, abs=5 * fit.uncertainties["a"])
+    assert fit.n_observations == int((pattern.two_theta >= 20).sum())
+
+
 def test_a_structure_that_is_not_there_is_refused():
     pattern, _ = simulated(rutile(), seed=20, high=70)
     wrong = Structure.from_spacegroup(
@@ -1069,11 +1136,27 @@ def test_arguments_that_a_table_would_not_obey_are_refused():
         refine(pattern, rutile(), displacement="atom")
 
 
+SYMBOL = "_symmetry_space_group_name_H-M 'P 42/m n m'\n"
+OPERATIONS = "loop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\n-x,-y,-z\n{}\n"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("P 42/m n m", "P banana", r"space group 'P banana' of r\.cif is not known"),
-        ("_cell_length_a 4.594", "_cell_length_a nan", r"cell of r\.cif is .* above 0"),
+        ("_cell_length_a 4.594", "_cell_length_a nan", r"cell of r\.cif is nan, 4\.594"),
+        ("_cell_length_a 4.594\n", "", r"cell of r\.cif is \?, 4\.594"),
+        ("_cell_angle_beta 90", "_cell_angle_beta 200", r"90, 200, 90; give a, b, c"),
+        ("_cell_length_b 4.594", "_cell_length_b 4.7", r"cannot have the space group P4_2"),
+        ("P 42/m n m", "F m -3 m", r"cannot have the space group Fm-3m"),
+        ("_atom_site_fract_y", "_atom_site_other", r"r\.cif have no fractional y"),
+        ("O1 0.305 0.305 0", "O1 0.305 0.305", r"not a CIF \(r\.cif:9.*; correct it"),
+        ("n m'", "n m", r"not a CIF \(r\.cif:8.*; correct it"),
+        ("_cell_length_b", "_cell_length_a", r"duplicate tag _cell_length_a"),
+        ("O1 0.305 0.305 0", "O1 0.3 0.3 0\nO2 0.3 0.3 0", "2 of O1, .* place added up"),
+        (SYMBOL, OPERATIONS.format("x+1/3,y,z"), "3 symmetry operations .* not a group"),
+        (SYMBOL, OPERATIONS.format("x,y"), "operations of r.cif cannot be read"),
+        ("loop_\n_atom", OPERATIONS.format("") + "loop_\n_atom", "are those of P -1"),
     ],
 )
 def test_cifs_that_cannot_be_are_refused(tmp_path, old, new, said):
@@ -1138,7 +1221,7 @@ def test_blocks_of_one_name_are_refused_not_the_first_taken(tmp_path):
     path = write_two_structures(tmp_path / "two.cif")
     path.write_text(path.read_text().replace("data_anatase", "data_rutile"))
     for source in (path, f"{path}#rutile"):
-        with pytest.raises(ValueError, match=r"3 data blocks and cannot be read .*duplic"):
+        with pytest.raises(ValueError, match=r"two\.cif is not a CIF .*duplic"):
             asymmetric_unit(source)
 
 

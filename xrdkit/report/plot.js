@@ -3,7 +3,7 @@
 // 2θ in degrees, the axis only says how they are spread. Reports and widgets put it, behind
 // scales.js, before their own part of a script, so it neither imports nor exports.
 
-const LEFT = 62, RIGHT = 14, TOP = 12, FOOT = 44, ROW = 13, BAND = 74;
+const LEFT = 72, RIGHT = 14, TOP = 12, FOOT = 44, ROW = 13, BAND = 74;
 const NEAR = 6; // pixels
 const PHASES = ["ticks", "ticks2", "ticks3", "ticks4"]; // colours, in turn
 const FITS = ["calculated", "second", "third"];
@@ -211,7 +211,7 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
     }
     rule(LEFT, bottom, width - RIGHT, bottom);
     pen.save();
-    pen.translate(13, (TOP + floor) / 2);
+    pen.translate(10, (TOP + floor) / 2);
     pen.rotate(-Math.PI / 2);
     pen.textAlign = "center";
     pen.fillText(data.ordinate, 0, 0);

@@ -17,7 +17,7 @@ from xrdkit.refine.gsas2.process import GSAS2Error, Worker, installed, version
 from xrdkit.refine.gsas2.result import fit_of
 from xrdkit.refine.rietveld.asymmetric import SYMPREC, asymmetric_unit
 from xrdkit.refine.rietveld.data import Data, observations
-from xrdkit.refine.rietveld.engine import units_of
+from xrdkit.refine.rietveld.engine import check_axis, check_terms, units_of
 from xrdkit.refine.rietveld.start import first_table
 from xrdkit.scattering import LABORATORY
 from xrdkit.types import Fit, Instrument, Pattern, Progress, Radiation
@@ -70,6 +70,8 @@ def refine_steps(
     GSAS-II ends, or is silent for ``timeout`` s, the fit is that of the last good stage,
     with a warning; without one it is a GSAS2Error.
     """
+    check_terms(background)
+    check_axis(texture)
     model = model_of(
         observations(pattern, tuple((float(a), float(b)) for a, b in exclude)),
         units_of(structure, phases, symprec),

@@ -12,7 +12,7 @@ from xrdkit.peaks import rough_fwhm
 from xrdkit.profile import SCHERRER, line_widths
 from xrdkit.refine.gsas2.instrument import GEOMETRY, gsas2_instrument
 from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit, Site
-from xrdkit.refine.rietveld.data import Data
+from xrdkit.refine.rietveld.data import Data, refuse_flat
 from xrdkit.refine.rietveld.engine import refuse_unseen
 from xrdkit.refine.rietveld.frame import make_frame
 from xrdkit.refine.rietveld.start import first_table, prefix_of
@@ -79,6 +79,7 @@ def model_of(
     free_profile: bool = False,
 ) -> Model:
     """The model; without an instrument the profile starts from the widths of the lines."""
+    refuse_flat(data)
     own, fwhm = data.instrument, rough_fwhm(data.two_theta, data.intensity)
     profile = replace(own, u=0.0, v=0.0, w=fwhm**2, x=0.0, y=0.0, asymmetry=AXIAL)
     if instrument is not None:

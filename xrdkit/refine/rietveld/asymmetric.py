@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from xrdkit.crystal import U_ISO, symmetry_dataset, to_structure
 from xrdkit.refine.rietveld.cif import cif_structure, file_and_block, structure_block
+from xrdkit.refine.rietveld.metric import CELL, lattice_rows, metric, possible
 from xrdkit.scattering import HEAVIEST
 from xrdkit.space_group import (
     echelon,
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 SYMPREC = 0.01  # Å, of structures that come without a space group
 SAME_PLACE = 0.05  # Å; species closer than that share a site
 APART = 0.4  # Å; full atoms closer than that overlap
+UNLIKE = 0.02  # of a product of edges; cells that differ more are not symmetric
 OVERFULL = 1.005  # occupancies of a site may sum to
 LARGEST = 2000  # atom sites of a CIF
+MOST_OPERATIONS = 192  # of a space group in a conventional cell
 LONGEST = 48  # times a direction, to make its indices whole
 Matrix = Float[np.ndarray, "3 3"]
 
@@ -175,16 +178,15 @@ def _of_cif(source: str | Path, symprec: float) -> AsymmetricUnit:
     small = gemmi.SmallStructure()
     if block is not None:
         small = gemmi.make_small_structure_from_block(block)
-    group = _group(small)
-    cell = small.cell.parameters
-    if len(small.sites) and not (np.isfinite(cell).all() and min(cell) > 0):
-        raise ValueError(f"the cell of {path.name} is {cell}; give six numbers above 0")
-    if group is None and small.spacegroup_hm.strip():
+    if block is not None and len(small.sites):
+        _refuse_gaps(block, path.name)
+    group = _group(small, path.name)
+    if group is None and small.spacegroup_hm.strip() and not len(small.symops) > 1:
         raise ValueError(
             f"space group '{small.spacegroup_hm[:40]}' of {path.name} is not known; "
             "give its Hermann–Mauguin symbol or its operations"
         )
-    if group is None or not len(small.sites) or small.cell.volume < 1:
+    if group is None or not len(small.sites):
         return _of_structure(cif_structure(source), symprec)
     if len(small.sites) > LARGEST:
         raise ValueError(f"{path} has {len(small.sites)} sites, at most {LARGEST} are read")
@@ -209,14 +211,53 @@ def _of_cif(source: str | Path, symprec: float) -> AsymmetricUnit:
     return replace(unit, basis=matrix)
 
 
-def _group(small: "gemmi.SmallStructure") -> "gemmi.SpaceGroup | None":
-    """The space group that a CIF states, by its operations if it lists them."""
+def _refuse_gaps(block: "gemmi.cif.Block", name: str) -> None:
+    """Refuse a structure without a cell or a coordinate, which gemmi takes for 1 or 0."""
+    from gemmi import cif
+
+    items = [f"_cell_{'length' if name in 'abc' else 'angle'}_{name}" for name in CELL]
+    words = [block.find_value(item) or "?" for item in items]
+    if not possible(np.array([cif.as_number(word) for word in words])):
+        raise ValueError(
+            f"the cell of {name} is {', '.join(words)}; give a, b, c in Å and α, β, γ in ° "
+            "that make a cell"
+        )
+    for axis in "xyz":
+        if not len(block.find_values(f"_atom_site_fract_{axis}")):
+            raise ValueError(f"atoms of {name} have no fractional {axis}; give it")
+
+
+def _group(small: "gemmi.SmallStructure", name: str) -> "gemmi.SpaceGroup | None":
+    """The space group that a CIF states, by its operations if it lists them.
+
+    None where nothing is stated, or operations that are a group in none of the tables.
+    """
     import gemmi
 
-    listed = list(small.symops)
-    if len(listed) > 1:
-        return gemmi.find_spacegroup_by_ops(gemmi.GroupOps([gemmi.Op(o) for o in listed]))
-    return small.spacegroup or gemmi.find_spacegroup_by_name(small.spacegroup_hm)
+    if len(small.symops) < 2:
+        return small.spacegroup or gemmi.find_spacegroup_by_name(small.spacegroup_hm)
+    try:
+        listed = [gemmi.Op(text).wrap() for text in small.symops]
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"symmetry operations of {name} cannot be read ({error}); correct them, or "
+            "give the space group's symbol alone"
+        ) from error
+    found = gemmi.find_spacegroup_by_ops(gemmi.GroupOps(listed))
+    named = gemmi.find_spacegroup_by_name(small.spacegroup_hm)
+    if found and named and found.number != named.number:
+        raise ValueError(
+            f"{name} says {small.spacegroup_hm}, its symmetry operations are those of "
+            f"{found.hm}; leave one of them out"
+        )
+    known = {op.triplet() for op in listed[:MOST_OPERATIONS]}
+    products = (a * b for a in listed for b in listed)
+    if found is None and not all(p.wrap().triplet() in known for p in products):
+        raise ValueError(
+            f"the {len(listed)} symmetry operations of {name} are not a group; correct "
+            "them, or give the space group's symbol alone"
+        )
+    return found
 
 
 def _to_reference(group: "gemmi.SpaceGroup") -> tuple[Matrix, Float[np.ndarray, "3"]]:
@@ -255,10 +296,11 @@ def _unit(name: str, space_group: int, lattice: Matrix, atoms: list) -> Asymmetr
     for frac, element, share, u in atoms:
         place, free = special_position(np.mod(frac, 1), rotations, translations)
         images = orbit(place, rotations, translations)
-        old = next((s for s in sites if _on(s.frac, images, lattice)), None)
+        known = np.array([s.frac for s in sites]).reshape(-1, 3)
+        old = next((sites[i] for i in _met(known, images, lattice)), None)
         twin = [s for s in sites if old and (s.place, s.element) == (old.place, element)]
         if twin:  # a copy by symmetry; at the very place, another charge of the element
-            if _on(np.mod(frac, 1), twin[0].frac[None], lattice):
+            if len(_met(np.mod(frac, 1)[None], twin[0].frac[None], lattice)):
                 more = replace(twin[0], occupancy=twin[0].occupancy + share)
                 sites[sites.index(twin[0])] = more
             continue
@@ -313,23 +355,27 @@ def orbit(
     return np.mod(rotations[chosen] @ frac + translations[chosen], 1)
 
 
-def _on(
-    frac: Float[np.ndarray, "3"], images: Float[np.ndarray, "places 3"], lattice: Matrix
-) -> bool:
-    apart = images - frac
-    return bool(
-        (np.linalg.norm((apart - np.rint(apart)) @ lattice, axis=1) < SAME_PLACE).any()
-    )
+def _met(
+    places: Float[np.ndarray, "places 3"],
+    images: Float[np.ndarray, "images 3"],
+    lattice: Matrix,
+) -> Int[np.ndarray, " met"]:
+    """Which places some image meets."""
+    apart = images[:, None] - places
+    length = np.linalg.norm((apart - np.rint(apart)) @ lattice, axis=-1)
+    return np.flatnonzero((length < SAME_PLACE).any(0))
 
 
 def _checked(unit: AsymmetricUnit) -> AsymmetricUnit:
-    """The unit, unless occupancies are impossible or atoms overlap."""
+    """The unit, unless its cell or occupancies are impossible or atoms overlap."""
+    _refuse_metric(unit)
     full: dict[int, float] = {}
     for site in unit.sites:
         if not 0 < site.occupancy <= OVERFULL:
             raise ValueError(
-                f"occupancy {site.occupancy:g} of {site.label} is not above 0 and up to 1; "
-                "correct it, or leave the site out"
+                f"occupancy {site.occupancy:g} of {site.label}, atoms of {site.element} on "
+                "one place added up, is not above 0 and up to 1; correct it, or leave the "
+                "site out"
             )
         full[site.place] = full.get(site.place, 0) + site.occupancy
     for place, total in full.items():
@@ -343,21 +389,35 @@ def _checked(unit: AsymmetricUnit) -> AsymmetricUnit:
     return unit
 
 
+def _refuse_metric(unit: AsymmetricUnit) -> None:
+    """Refuse a cell that has not the symmetry of its space group."""
+    given, turned = metric(np.array(unit.cell)), unit.rotations
+    meant = np.einsum("gij,ik,gkl->jl", turned, given, turned) / len(turned)
+    edges = np.sqrt(np.diag(given))
+    if not np.abs((meant - given) / np.outer(edges, edges)).max() < UNLIKE:
+        cell = ", ".join(f"{value:.5g}" for value in unit.cell)
+        raise ValueError(
+            f"the cell {cell} of {unit.name} cannot have the space group {unit.symbol}; "
+            "correct one of them"
+        )
+
+
 def _refuse_overlap(unit: AsymmetricUnit, full: dict[int, float]) -> None:
     """Refuse places closer than 0.4 Å of which more than one atom's worth is occupied."""
-    from pymatgen.core import Lattice
-
-    lattice = Lattice.from_parameters(*unit.cell)
-    firsts = {site.place: site for site in reversed(unit.sites)}
-    for i, one in firsts.items():
-        for j, other in firsts.items():
-            if j < i or full[i] + full[j] <= OVERFULL:
-                continue
-            images = orbit(other.frac, unit.rotations, unit.translations)
-            apart = lattice.get_all_distances([one.frac], images)[0]
-            near = apart[apart > 1e-3] if i == j else apart
-            if len(near) and near.min() < APART:
-                raise ValueError(
-                    f"{one.label} and {other.label} are {near.min():.2f} Å apart; merge "
-                    "them or give occupancies that sum to at most 1"
-                )
+    lattice = lattice_rows(np.array(unit.cell))
+    firsts = list({site.place: site for site in reversed(unit.sites)}.values())
+    orbits = [orbit(site.frac, unit.rotations, unit.translations) for site in firsts]
+    owner = np.repeat(np.arange(len(firsts)), [len(places) for places in orbits])
+    images = np.concatenate(orbits or [np.zeros((0, 3))])
+    share = np.array([full[site.place] for site in firsts])
+    for i, one in enumerate(firsts):
+        apart = images - one.frac
+        length = np.linalg.norm((apart - np.rint(apart)) @ lattice, axis=1)
+        length[(owner == i) & (length < 1e-3)] = np.inf
+        length[share[owner] + share[i] <= OVERFULL] = np.inf
+        k = int(length.argmin())
+        if length[k] < APART:
+            raise ValueError(
+                f"{one.label} and {firsts[owner[k]].label} are {length[k]:.2f} Å apart; "
+                "merge them or give occupancies that sum to at most 1"
+            )

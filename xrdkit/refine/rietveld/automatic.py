@@ -26,6 +26,7 @@ from xrdkit.refine.rietveld.terms import chosen_terms, with_terms
 WORSE = 1.0005  # times R_wp: a stage that ends there is undone
 MUCH = 0.6  # times R_wp: down to there even close atoms are worth it, for the time being
 MOTIONLESS = "U is not refined: it would reach its limit (absorption, roughness, wrong K?)"
+NOTHING = {"texture": 1.0}  # values at which parameters do nothing, where that is not 0
 FEEBLE = 4.0  # e.s.d.s; profile parameters below are left out where that costs nothing
 
 
@@ -209,37 +210,44 @@ def _worth(rich: Outcome, plain: Outcome, more: int) -> bool:
 
 
 def _pruned(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:
-    """The outcome without profile parameters that the pattern does not ask for.
+    """The outcome without widths and texture that the pattern does not ask for.
 
-    Widths below four e.s.d.s are set to zero, U and V together, and stay there while BIC
-    falls. Asymmetry stays: it moves lines, and the cell's e.s.d.s need its own.
+    What is within four e.s.d.s of doing nothing is left out, U and V together, where BIC
+    falls with that: a texture may have stood for a polarisation found later. Asymmetry
+    stays: it moves lines, and the cell's e.s.d.s need its own.
     """
     stage = Stage("fewer parameters", ())
-    for names in (("U", "V"), ("X",), ("Y",)):
+    texture = ("texture",) if options.texture else ()
+    for names in (("U", "V"), ("X",), ("Y",), texture):
         refined = [name for name in names if outcome.table[name].refine]
         if not refined or not _feeble(outcome, refined):
             continue
-        table = settled(outcome)
-        rows = tuple(
-            replace(row, value=0.0, refine=False) if row.name in refined else row
-            for row in table.rows
-        )
+        table = _without(settled(outcome), refined)
         trial = outcome
-        for found in run_stage(
-            outcome, table.noted(rows, f"without {refined}"), options, 8
-        ):
-            trial = found
+        for trial in run_stage(outcome, table, options, 8):
             yield stage, trial
         if not _worth(outcome, trial, len(refined)):
             outcome = trial
     return outcome
 
 
+def _without(table: Parameters, names: list[str]) -> Parameters:
+    """The table with parameters fixed where they do nothing; without texture, no axis."""
+    rows = list(table.rows)
+    for i in map(table.place, names):
+        rows[i] = replace(rows[i], value=NOTHING.get(rows[i].name, 0.0), refine=False)
+        if rows[i].name == "texture":  # without an axis there is none to refine
+            rows[i] = replace(rows[i], low=1.0, high=1.0)
+    axis = None if "texture" in names else table.texture
+    return replace(table.noted(tuple(rows), f"without {', '.join(names)}"), texture=axis)
+
+
 def _feeble(outcome: Outcome, names: list[str]) -> bool:
-    """Whether all of these are within four e.s.d.s of zero, or at a limit."""
+    """Whether all of these are within four e.s.d.s of doing nothing, or at a limit."""
     held = at_limit(outcome.table, outcome.state)
     spread, _ = covariance(outcome.state, held)
     rows = [outcome.table.place(name) for name in names]
     limit = FEEBLE * np.sqrt(np.maximum(np.diag(spread)[rows], 0))
-    value = np.abs(outcome.state.values[rows])
+    nothing = np.array([NOTHING.get(name, 0.0) for name in names])
+    value = np.abs(outcome.state.values[rows] - nothing)
     return bool(((value < limit) | (limit == 0)).all())

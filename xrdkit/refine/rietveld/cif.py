@@ -30,8 +30,8 @@ def file_and_block(source: str | Path) -> tuple[Path, str]:
 def structure_block(source: str | Path) -> "gemmi.cif.Block | None":
     """The data block that has the structure; None where the file is no CIF or has none.
 
-    A file of several structures is an error unless the block is named, and so is one of
-    several blocks that cannot be read.
+    A file of several structures is an error unless the block is named, and so is a CIF that
+    cannot be read: what another reader makes of half a file is not what was meant.
     """
     from gemmi import cif
 
@@ -39,12 +39,10 @@ def structure_block(source: str | Path) -> "gemmi.cif.Block | None":
     try:
         blocks = list(cif.read(str(path)))
     except (RuntimeError, ValueError, IndexError) as error:
-        headings = re.findall(rb"(?im)^data_\S", path.read_bytes())
-        if len(headings) > 1 or name:
-            raise ValueError(
-                f"{path.name} has {len(headings)} data blocks and cannot be read "
-                f"({error}); correct it, or leave one structure in it"
-            ) from error
+        heading = re.search(rb"(?im)^data_", path.read_bytes())
+        if heading or name or path.suffix.lower() == ".cif":
+            why = str(error).replace(str(path), path.name)
+            raise ValueError(f"{path.name} is not a CIF ({why}); correct it") from error
         return None
     found = [b for b in blocks if any(len(b.find_values(item)) for item in ATOMS)]
     chosen = [b for b in found if b.name == name] if name else found

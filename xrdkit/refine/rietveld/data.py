@@ -10,6 +10,7 @@ from xrdkit.pattern import exclude, inside_ranges
 from xrdkit.peaks import scatter, typical_fwhm
 from xrdkit.types import Instrument, Pattern, Radiation
 
+LEAST = 30  # points
 MISSING = 20.0  # counts of background above which a point of exactly zero is no measurement
 Points = Float[np.ndarray, " points"]
 
@@ -54,6 +55,7 @@ def observations(
             f"the pattern {pattern.name} was prepared: its background and scale are gone, "
             "which R_wp and e.s.d.s need; give the one that was read from the file"
         )
+    _refuse(pattern)
     pattern = exclude(pattern, *excluded)
     keep = inside_ranges(pattern, pattern.two_theta)
     x, y = pattern.two_theta[keep], pattern.intensity[keep]
@@ -64,15 +66,49 @@ def observations(
         weight = np.divide(1, sigma**2, out=np.zeros_like(sigma), where=sigma > 0)
     if np.quantile(y, 0.1) > MISSING:
         weight = np.where(y == 0, 0.0, weight)
+    if np.count_nonzero(weight) < LEAST:
+        raise ValueError(
+            f"{pattern.name or 'the pattern'} has {np.count_nonzero(weight)} points with a "
+            f"positive σ, at least {LEAST} are needed"
+        )
     return Data(
         x,
         y,
-        np.where(np.isfinite(y), weight, 0.0),
+        weight,
         pattern.radiation,
         pattern.instrument,
         pattern.sigma is not None,
         pattern.name,
     )
+
+
+def _refuse(pattern: Pattern) -> None:
+    """Refuse what is no scan: too few points, angles that do not rise, no numbers."""
+    name, x = pattern.name or "the pattern", pattern.two_theta
+    if len(x) < LEAST:
+        raise ValueError(f"{name} has {len(x)} points, at least {LEAST} are needed")
+    if not (np.diff(x) > 0).all():
+        raise ValueError(f"angles of {name} do not rise from point to point; sort them")
+    if not (0 <= x[0] and x[-1] <= 180):
+        raise ValueError(
+            f"angles of {name} run from {x[0]:g} to {x[-1]:g}°; give 2θ between 0 and 180°"
+        )
+    bad = ~np.isfinite(pattern.intensity)
+    if bad.any():
+        raise ValueError(
+            f"intensities of {name} are no numbers at {int(bad.sum())} points, first at "
+            f"{x[bad][0]:.3f}°; leave them out"
+        )
+
+
+def refuse_flat(data: Data) -> None:
+    """Refuse data of one intensity, to which anything can be fitted."""
+    y = data.intensity[data.weight > 0]
+    if not np.ptp(y) > 0:
+        raise ValueError(
+            f"{data.name or 'the pattern'} has the intensity {y[0]:g} everywhere; give one "
+            "with lines"
+        )
 
 
 def typical_widths(pattern: Pattern) -> tuple[float, float]:

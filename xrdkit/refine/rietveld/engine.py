@@ -15,6 +15,7 @@ from xrdkit.refine.rietveld.automatic import automatic
 from xrdkit.refine.rietveld.data import (
     Data,
     observations,
+    refuse_flat,
     typical_widths,
     with_radiation,
 )
@@ -93,11 +94,9 @@ def refine_steps(
     _check_choice(displacement, Displacement, "displacement")
     _check_choice(esd, Esd, "esd")
     check_terms(background)
-    if isinstance(texture, tuple) and (len(texture) != 3 or not any(texture)):
-        raise ValueError(
-            f"texture axis {texture} is none; give three indices like (0, 0, 1)"
-        )
+    check_axis(texture)
     data = observations(pattern, tuple(exclude))
+    refuse_flat(data)
     if isinstance(structure, Fit) and data.radiation.kalpha2 is None:
         data = replace(data, radiation=structure.radiation)
     options = Options(
@@ -149,6 +148,14 @@ def check_terms(background: int | None) -> None:
         raise ValueError(
             f"{background} background terms; give 1 to {MOST_TERMS}, or none to have them "
             "chosen"
+        )
+
+
+def check_axis(texture: tuple[int, ...] | str | None) -> None:
+    """An error unless three indices, not all zero, say a texture axis."""
+    if isinstance(texture, tuple) and (len(texture) != 3 or not any(texture)):
+        raise ValueError(
+            f"texture axis {texture} is none; give three indices like (0, 0, 1)"
         )
 
 

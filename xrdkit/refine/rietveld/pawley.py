@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from xrdkit.background import estimate
 from xrdkit.progress import result_of
 from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit, cell_only
-from xrdkit.refine.rietveld.data import Data, observations, typical_widths
+from xrdkit.refine.rietveld.data import Data, observations, refuse_flat, typical_widths
 from xrdkit.refine.rietveld.engine import (
     TERMS,
     check_terms,
@@ -72,6 +72,7 @@ def pawley_steps(
     started = time.monotonic()
     check_terms(background)
     data = observations(pattern, tuple(exclude))
+    refuse_flat(data)
     options = Options(instrument is not None, background, cycles=cycles)
     unit = _checked(cell, space_group)
     profile = instrument or first_profile(pattern)
