@@ -644,6 +644,14 @@ def test_with_the_instrument_given_size_and_strain_mean_something():
     assert abs(fit.values["size"] - truth["size"].value) < 4 * fit.uncertainties["size"]
 
 
+def test_size_and_strain_that_the_pattern_does_not_show_are_left_out():
+    pattern, _ = simulated(rutile(), seed=13, high=80)
+    fit = refine(pattern, rutile(), instrument=PROFILE)
+    assert fit.values["size"] == np.inf
+    assert fit.values["strain"] == 0
+    assert {"size", "strain"}.isdisjoint(fit.uncertainties)
+
+
 def test_gaussian_widths_stay_positive_over_the_whole_range():
     pattern, _ = simulated(rutile(), seed=8, high=140, U=-0.0003, V=0.0002, W=0.004)
     fit = refine(pattern, rutile())

@@ -26,7 +26,7 @@ from xrdkit.refine.rietveld.terms import chosen_terms, with_terms
 WORSE = 1.0005  # times R_wp: a stage that ends there is undone
 MUCH = 0.6  # times R_wp: down to there even close atoms are worth it, for the time being
 MOTIONLESS = "U is not refined: it would reach its limit (absorption, roughness, wrong K?)"
-NOTHING = {"texture": 1.0}  # values at which parameters do nothing, where that is not 0
+NOTHING = {"texture": 1.0, "size": np.inf}  # where a parameter does nothing, else 0
 FEEBLE = 4.0  # e.s.d.s; profile parameters below are left out where that costs nothing
 
 
@@ -210,7 +210,7 @@ def _worth(rich: Outcome, plain: Outcome, more: int) -> bool:
 
 
 def _pruned(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:
-    """The outcome without widths and texture that the pattern does not ask for.
+    """The outcome without widths, size, strain and texture that the pattern does not ask for.
 
     What is within four e.s.d.s of doing nothing is left out, U and V together, where BIC
     falls with that: a texture may have stood for a polarisation found later. Asymmetry
@@ -218,7 +218,8 @@ def _pruned(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome
     """
     stage = Stage("fewer parameters", ())
     texture = ("texture",) if options.texture else ()
-    for names in (("U", "V"), ("X",), ("Y",), texture):
+    sample = [(n,) for n in outcome.table.names if kind_of(n) in ("size", "strain")]
+    for names in (("U", "V"), ("X",), ("Y",), *sample, texture):
         refined = [name for name in names if outcome.table[name].refine]
         if not refined or not _feeble(outcome, refined):
             continue
@@ -235,7 +236,9 @@ def _without(table: Parameters, names: list[str]) -> Parameters:
     """The table with parameters fixed where they do nothing; without texture, no axis."""
     rows = list(table.rows)
     for i in map(table.place, names):
-        rows[i] = replace(rows[i], value=NOTHING.get(rows[i].name, 0.0), refine=False)
+        rows[i] = replace(
+            rows[i], value=NOTHING.get(kind_of(rows[i].name), 0.0), refine=False
+        )
         if rows[i].name == "texture":  # without an axis there is none to refine
             rows[i] = replace(rows[i], low=1.0, high=1.0)
     axis = None if "texture" in names else table.texture
@@ -243,11 +246,15 @@ def _without(table: Parameters, names: list[str]) -> Parameters:
 
 
 def _feeble(outcome: Outcome, names: list[str]) -> bool:
-    """Whether all of these are within four e.s.d.s of doing nothing, or at a limit."""
+    """Whether all of these are within four e.s.d.s of doing nothing, or at a limit.
+
+    A size does nothing where its inverse is zero.
+    """
     held = at_limit(outcome.table, outcome.state)
     spread, _ = covariance(outcome.state, held)
     rows = [outcome.table.place(name) for name in names]
     limit = FEEBLE * np.sqrt(np.maximum(np.diag(spread)[rows], 0))
-    nothing = np.array([NOTHING.get(name, 0.0) for name in names])
-    value = np.abs(outcome.state.values[rows] - nothing)
+    nothing = np.array([NOTHING.get(kind_of(name), 0.0) for name in names])
+    value = outcome.state.values[rows]
+    value = np.where(np.isinf(nothing), value, np.abs(value - nothing))
     return bool(((value < limit) | (limit == 0)).all())
