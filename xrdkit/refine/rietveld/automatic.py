@@ -210,7 +210,7 @@ def _worth(rich: Outcome, plain: Outcome, more: int) -> bool:
 
 
 def _pruned(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:
-    """The outcome without widths, size, strain and texture that the pattern does not ask for.
+    """The outcome without widths, size, strain and texture that nothing asks for.
 
     What is within four e.s.d.s of doing nothing is left out, U and V together, where BIC
     falls with that: a texture may have stood for a polarisation found later. Asymmetry
