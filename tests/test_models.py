@@ -306,6 +306,18 @@ def test_the_exact_velocity_has_no_loss(generator):
     assert other.atoms > 0.1
 
 
+def test_mixed_precision_rounds_neither_coordinates_nor_cells(generator):
+    numbers = torch.tensor([[11, 17]]).repeat(100, 1)
+    frac = torch.rand(100, 1, 3, generator=generator)
+    frac = torch.cat([frac, frac + TRUTH[:1]], 1)
+    batch = batch_of(numbers, frac, CELLS[1:2].repeat(100, 1))
+    unity = torch.eye(3).expand(1, 100, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = flow.loss(Exact(TRUTH[:1], CELLS[1:2]), batch, generator, settings=unity)
+    assert loss.atoms < 1e-6
+    assert loss.cell < 1e-6
+
+
 class OneCrystal(torch.nn.Module):
     """What is exact for one crystal: the velocity to it, or its score, and its cell."""
 

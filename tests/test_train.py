@@ -12,11 +12,12 @@ from textbook import STRUCTURES, table_of
 
 from xrdkit.models.checkpoint import load_network, read_tensors
 from xrdkit.models.crystal_net import Size
+from xrdkit.models.speed import fast_dtype
 from xrdkit.packed import load_packed, pack
 from xrdkit.train.data import Patterns, batch_of, settings_for, taken
 from xrdkit.train.log import rows
 from xrdkit.train.loop import LOG, WEIGHTS, train
-from xrdkit.train.plan import Plan, fast_dtype, steps_of
+from xrdkit.train.plan import Plan, steps_of
 from xrdkit.train.state import CONSTANT, STATE
 from xrdkit.train.step import Diverged
 from xrdkit.train.validation import matches, validate

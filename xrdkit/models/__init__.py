@@ -7,6 +7,7 @@ flow          flow matching: loss and sampling
 diffusion     the same by diffusion
 contrast      patterns and crystals in one space
 generate      a prepared pattern and atoms -> crystals, checked
+speed         number format and memory
 weights       networks by name, file or address
 checkpoint    settings and weights <-> safetensors
 """

@@ -169,7 +169,8 @@ class CrystalNet(nn.Module):
         """``y`` is the cell as ``lattice.encoded``; ``times`` those of atoms and cell."""
         count = numbers.shape[1]
         metric = metric_of(decoded(y, count))
-        features = edge_features(frac, metric, self.size.waves)
+        with torch.autocast(y.device.type, enabled=False):  # distances keep their digits
+            features = edge_features(frac, metric, self.size.waves)
         h = self.element(numbers)
         scaled = metric.flatten(1) / (16 * count ** (2 / 3))
         parts = [

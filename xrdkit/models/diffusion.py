@@ -79,8 +79,9 @@ def loss(
     hidden = torch.rand(crystals, generator=generator).to(device) < BLIND
     cell, frac = batch.cell, batch.frac
     if settings is not None:
-        frac = frac @ torch.linalg.inv(settings[0])
-        cell = cell_of_metric(settings[0] @ metric_of(cell) @ settings[0].mT)
+        with torch.autocast(device.type, enabled=False):  # crystals keep all their digits
+            frac = frac @ torch.linalg.inv(settings[0])
+            cell = cell_of_metric(settings[0] @ metric_of(cell) @ settings[0].mT)
     t, s = time[:, :1], time[:, 1:]
     sigma = spread(t)[..., None]
     target = score(sigma * noise, sigma.expand_as(noise))

@@ -148,14 +148,8 @@ def loss(
     y_0 = cell_noise(crystals, generator, device)
     time = times(crystals, generator, device)
     hidden = torch.rand(crystals, generator=generator).to(device) < BLIND
-    cell = batch.cell
-    if settings is None:
-        path = coupled(start, batch.frac, batch.numbers)
-    else:
-        ends = batch.frac @ torch.linalg.inv(settings)
-        path, best = nearest_setting(start, ends, batch.numbers)
-        chosen = settings[best, torch.arange(crystals, device=device)]
-        cell = cell_of_metric(chosen @ metric_of(cell) @ chosen.mT)
+    with torch.autocast(device.type, enabled=False):  # crystals keep all their digits
+        path, cell = _path(start, batch, settings)
     y_1 = encoded(cell, atoms)
     t, s = time[:, :1], time[:, 1:]
     y = (1 - s) * y_0 + s * y_1
@@ -166,6 +160,20 @@ def loss(
     unknown = (s < 1).float()
     by_cell = ((out.cell - y_1).square() * unknown).sum() / (6 * unknown.sum()).clamp(min=1)
     return Loss(by_atoms + weight * by_cell, by_atoms, by_cell)
+
+
+def _path(
+    start: Float[Tensor, "crystals atoms 3"],
+    batch: Batch,
+    settings: Float[Tensor, "settings crystals 3 3"] | None,
+) -> tuple[Float[Tensor, "crystals atoms 3"], Float[Tensor, "crystals 6"]]:
+    """Displacement from start to the crystals in the nearest setting, and their cells."""
+    if settings is None:
+        return coupled(start, batch.frac, batch.numbers), batch.cell
+    ends = batch.frac @ torch.linalg.inv(settings)
+    path, best = nearest_setting(start, ends, batch.numbers)
+    chosen = settings[best, torch.arange(len(best), device=best.device)]
+    return path, cell_of_metric(chosen @ metric_of(batch.cell) @ chosen.mT)
 
 
 def cell_of_metric(metric: Float[Tensor, "*crystals 3 3"]) -> Float[Tensor, "*crystals 6"]:

@@ -7,6 +7,7 @@ import torch
 from xrdkit.models.crystal_net import ELEMENTS, PatternNet
 from xrdkit.models.flow import State
 from xrdkit.models.lattice import lattice_of
+from xrdkit.models.speed import autocast
 from xrdkit.q_profile import NotLearned, profile_of
 from xrdkit.types import Crystals, Pattern
 
@@ -38,7 +39,7 @@ def generate(
     device = next(model.parameters()).device
     profile = profile_of(pattern)[None].to(device)
     _check_lines(profile, pattern)
-    with torch.no_grad():
+    with torch.no_grad(), autocast(str(device)):
         seen = model.encoder(profile)
     size = max(1, BATCH // len(numbers))
     sizes = [min(size, count - start) for start in range(0, count, size)]
@@ -52,7 +53,9 @@ def generate(
         rows = z.expand(many, -1)
         keywords = {"steps": steps, "cell": cell, "known": known}
         paths.append(sample(model, rows, seen.repeat(many), generator, **keywords))
-    for states in zip(*paths, strict=True):
+    for _ in range(steps + 1):
+        with torch.no_grad(), autocast(str(device)):
+            states = [next(path) for path in paths]
         frac = torch.cat([state.frac for state in states])
         cell = torch.cat([state.cell for state in states])
         yield flat(z.expand(count, -1), frac, cell)

@@ -16,6 +16,7 @@ import torch
 from xrdkit.models.checkpoint import save_network
 from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import PatternNet, Size
+from xrdkit.models.speed import keep_memory
 from xrdkit.packed import Packed
 from xrdkit.train import log, parallel
 from xrdkit.train.data import Patterns
@@ -51,6 +52,7 @@ def train(
     Processes that torchrun starts share every step; the first one writes.
     """
     torch.set_flush_denormal(True)
+    keep_memory()
     parallel.join(device)
     plan, folder = plan or Plan(), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

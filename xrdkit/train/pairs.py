@@ -5,10 +5,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xrdkit.models.contrast import PairNet
+from xrdkit.models.speed import autocast
 from xrdkit.packed import Packed
 from xrdkit.q_profile import POINTS, clean_profiles
 from xrdkit.train.data import batch_of, taken
-from xrdkit.train.plan import autocast
 
 ROOM = 40_000  # pairs of atoms embedded at once
 QUERIES = 2000  # patterns that look for their crystals

@@ -4,10 +4,11 @@ import torch
 
 from xrdkit.models.crystal_net import PatternNet
 from xrdkit.models.lattice import lattice_of
+from xrdkit.models.speed import autocast
 from xrdkit.packed import Packed
 from xrdkit.q_profile import clean_profiles
 from xrdkit.train.data import batch_of, taken
-from xrdkit.train.plan import METHODS, autocast
+from xrdkit.train.plan import METHODS
 
 LOSS_ENTRIES = 256  # crystals over which losses are averaged
 SAMPLING = 50  # steps of the samples whose match rate is logged
