@@ -1,4 +1,5 @@
-from dataclasses import replace
+import resource
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -518,3 +519,18 @@ def test_files_that_are_no_weights_are_refused(model, tmp_path):
     foreign.write_bytes(b"not safetensors at all, but longer than a header would be")
     with pytest.raises(ValueError, match="truncated or no safetensors file"):
         load_network(foreign, "flow")
+
+
+def test_a_header_that_promises_more_than_the_file_holds_takes_no_memory(model, tmp_path):
+    weights = read_tensors(save_network(tmp_path / "own", model, "flow", {}), "flow")[0]
+    sizes = asdict(TINY)
+    huge = {**sizes, "atom": 4096, "edge": 4096, "layers": 64, "pattern": 4096}  # 60 GB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    path = write_tensors(tmp_path / "huge", "flow", weights, {"size": huge})
+    with pytest.raises(ValueError, match=r"does not fit the network: \d+ tensors for"):
+        load_network(path, "flow")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+    for size in ({**sizes, "layers": 65}, {**sizes, "depth": 3}, {**sizes, "atom": "x"}):
+        path = write_tensors(tmp_path / "wrong", "flow", weights, {"size": size})
+        with pytest.raises(ValueError, match="says nothing usable of its network"):
+            load_network(path, "flow")

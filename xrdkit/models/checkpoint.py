@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from xrdkit.files import write_whole
 from xrdkit.models.contrast import PairNet
@@ -105,8 +105,7 @@ def load_network(
 ) -> PatternNet | PairNet:
     """A network from a file of ``save_network``, ready to use, with its ``facts``."""
     weights, header = read_tensors(path, kind)
-    model = new_network(kind, Size(**header["size"]))
-    fill(model, weights, path)
+    model = network_of(kind, header, weights, path)
     model.facts = header
     return model.eval().to(device)
 
@@ -123,8 +122,26 @@ def start_network(path: str | Path, kind: str) -> PatternNet | PairNet:
     return load_network(path, kind).train()
 
 
-def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Put weights into a network of the same sizes."""
+def size_of(header: Mapping[str, Any], path: str | Path) -> Size:
+    """The sizes that a file says its network has."""
+    try:
+        return Size(**header["size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} says nothing usable of its network ({error}); give other weights"
+        ) from error
+
+
+def network_of(
+    kind: str, header: Mapping[str, Any], weights: Mapping[str, Tensor], path: str | Path
+) -> PatternNet | PairNet:
+    """A network of the sizes in a header with these weights, in single precision.
+
+    Nothing is set up before sizes and weights are seen to agree: a false header must not
+    take the machine's memory.
+    """
+    with torch.device("meta"):
+        model = new_network(kind, size_of(header, path))
     own = model.state_dict()
     wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
     if wrong or len(own) != len(weights):
@@ -132,4 +149,6 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> N
             f"{path} does not fit the network: {len(weights)} tensors for {len(own)}, "
             f"{len(wrong)} of them other; give weights of the same sizes"
         )
-    model.load_state_dict({k: v.to(own[k].dtype) for k, v in weights.items()})
+    whole = {k: v.to(own[k].dtype) for k, v in weights.items()}
+    model.load_state_dict(whole, assign=True)
+    return model

@@ -41,11 +41,11 @@ class Size:
                 f"encoder {self.encoder!r} is none of {', '.join(ENCODERS)}; give one"
             )
         sizes = [v for k, v in vars(self).items() if k != "encoder"]
-        wrong = min(sizes) < 1 or max(sizes) > 4096
+        wrong = min(sizes) < 1 or max(sizes) > 4096 or self.layers > 64
         if wrong or self.attention % self.heads or self.pattern % 32:
             raise ValueError(
-                f"{self} is no network: sizes are 1–4096, attention a multiple of heads, "
-                "pattern of 32"
+                f"{self} is no network: sizes are 1–4096, at most 64 layers, attention a "
+                "multiple of heads, pattern of 32"
             )
 
 

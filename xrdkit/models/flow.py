@@ -27,6 +27,7 @@ SPEED = 0.2  # unit of the predicted velocity: about its standard deviation
 KNOWN, JOINT = 0.4, 0.45  # shares of crystals with their cell known, or noisy as the atoms
 BLIND = 0.05  # share of patterns hidden in training, for guidance
 SLOPE = 5.0  # of the anti-annealing
+MOST_STEPS = 10_000
 
 
 class Loss(NamedTuple):
@@ -190,6 +191,15 @@ class State:
     cell: Float[Tensor, "crystals 6"]
 
 
+def check_path(steps: int, known: float, least: int = 1) -> None:
+    """Refuse numbers of steps, and trust in a cell, that make no path."""
+    if not least <= steps <= MOST_STEPS or not 0 <= known <= 1:
+        raise ValueError(
+            f"{steps} steps with a cell known to {known:g}; "
+            f"give {least}–{MOST_STEPS:,} steps and 0–1"
+        )
+
+
 def sample(
     model: nn.Module,
     numbers: Int[Tensor, "crystals atoms"],
@@ -208,10 +218,7 @@ def sample(
     cell's own path begins. ``slope`` speeds atoms up by 1 + slope · t
     (PXRDGen: 5), at most to where they are headed for.
     """
-    if not 1 <= steps <= 10_000 or not 0 <= known <= 1:
-        raise ValueError(
-            f"{steps} steps with a cell known to {known:g}; give 1–10,000 steps and 0–1"
-        )
+    check_path(steps, known)
     device = numbers.device
     crystals, atoms = numbers.shape
     x = torch.rand(crystals, atoms, 3, generator=generator).to(device)

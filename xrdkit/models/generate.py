@@ -12,7 +12,7 @@ from xrdkit.q_profile import NotLearned, profile_of
 from xrdkit.types import Crystals, Pattern
 
 U_ISO = 0.006  # Å²
-BATCH = 2048  # crystals × atoms sampled at once, at most
+AT_ONCE = 2048  # atoms of all crystals that are sampled at once
 FEWEST_LINES = 3  # local maxima that a pattern needs
 LARGER = 2  # times as many atoms as the network was trained with
 
@@ -28,12 +28,14 @@ def generate(
     known: float = 1.0,
     steps: int = 50,
     generator: torch.Generator,
+    room: int = AT_ONCE,
 ) -> Iterator[Crystals]:
     """Crystals of these atoms (atomic numbers) that explain a pattern; every step of all.
 
     ``sample`` is ``flow.sample`` or ``diffusion.sample``. ``cells`` (a, b, c in Å, α, β, γ
     in °; Niggli-reduced and primitive) are taken in turn, and trusted to ``known``; without
-    them cells are generated as well. The last crystals yielded are the answer.
+    them cells are generated as well. At most ``room`` atoms are sampled at once. The last
+    crystals yielded are the answer.
     """
     check_atoms(model, numbers)
     device = next(model.parameters()).device
@@ -41,7 +43,7 @@ def generate(
     _check_lines(profile, pattern)
     with torch.no_grad(), autocast(str(device)):
         seen = model.encoder(profile)
-    size = max(1, BATCH // len(numbers))
+    size = max(1, room // len(numbers))
     sizes = [min(size, count - start) for start in range(0, count, size)]
     z = torch.tensor(sorted(numbers), device=device)
     paths = []

@@ -1,13 +1,15 @@
-"""What makes networks fast here: the number format of the processor, memory that stays."""
+"""What the machine gives networks: a fast number format, memory, and when it is short."""
 
 import ctypes
+import gc
 import sys
 import time
 from functools import cache
 
 import torch
 
-KEPT = 2**30  # bytes of freed memory that stay with the process
+KEPT, USUAL = 2**30, 2**17  # bytes of freed memory that stay with the process
+NO_ROOM = "can't allocate memory", "could not create a primitive"  # of torch, oneDNN
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -40,11 +42,36 @@ def autocast(device: str) -> torch.autocast:
     return torch.autocast(device.split(":")[0], dtype, enabled=dtype != torch.float32)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a tensor found no room."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or any(said in str(error) for said in NO_ROOM)
+
+
 def keep_memory() -> None:
     """Let freed memory stay with this process, where the C library is glibc.
 
     Else every step gives it back and has it mapped and cleared afresh, page by page.
     """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    if libc := _glibc():
         libc.mallopt(TRIM_THRESHOLD, KEPT)
         libc.mallopt(MMAP_THRESHOLD, KEPT)
+
+
+def free_memory() -> None:
+    """Give back what is free, after there was too little, and from now on at once."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if libc := _glibc():
+        libc.mallopt(TRIM_THRESHOLD, USUAL)
+        libc.mallopt(MMAP_THRESHOLD, USUAL)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, if its memory can be steered."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

@@ -46,9 +46,13 @@ def ranks(
     gallery: Float[Tensor, "crystals width"],
     own: Int[Tensor, " queries"],
 ) -> Int[Tensor, " queries"]:
-    """How many of the gallery are nearer to each query than its own row of it."""
+    """How many of the gallery are nearer to each query than its own row of it.
+
+    What is not a number is never found: all others are nearer.
+    """
     similarity = queries @ gallery.T
-    return (similarity > similarity.gather(1, own[:, None])).sum(1)
+    mine = similarity.gather(1, own[:, None])
+    return (~(similarity <= mine)).sum(1)
 
 
 def hit_rates(model: PairNet, data: Packed, *, seed: int = 0) -> dict[str, float]:

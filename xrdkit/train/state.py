@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from xrdkit.models.checkpoint import (
-    fill,
+    network_of,
     new_network,
     read_tensors,
+    size_of,
     start_network,
     write_tensors,
 )
@@ -31,6 +32,8 @@ class Run:
     step: int = 0
     epoch: int = 0
     done: int = 0  # steps of this epoch
+    data: str = ""  # mark of the structures that it learns from
+    pieces: int = 1  # into which blocks are cut, where memory is short
 
 
 def averaged(run: Run) -> PatternNet | PairNet:
@@ -52,7 +55,7 @@ def begin(
             _same_size(start, model.size, size)
         return _run(model.to(device), plan)
     tensors, header = read_tensors(path, KIND)
-    _same_size(path, Size(**header["size"]), size)
+    _same_size(path, size_of(header, path), size)
     before = Plan(**header["plan"])
     if replace(plan, epochs=before.epochs, decay=before.decay) != before:
         raise ValueError(
@@ -104,7 +107,7 @@ def save(path: Path, run: Run, plan: Plan) -> None:
     facts = {
         "plan": asdict(plan),
         "size": asdict(run.model.size),
-        **{k: getattr(run, k) for k in ("step", "epoch", "done")},
+        **{k: getattr(run, k) for k in ("step", "epoch", "done", "data")},
     }
     write_tensors(path, KIND, tensors, facts)
 
@@ -116,8 +119,7 @@ def _restored(
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
         parts.setdefault(kind, {})[name] = value.to(device)
-    model = new_network(plan.method, Size(**header["size"]))
-    fill(model, parts.pop("model"), path)
+    model = network_of(plan.method, header, parts.pop("model"), path)
     run = _run(model.to(device), plan)
     run.average = parts.pop("average")
     for name, parameter in model.named_parameters():
@@ -125,4 +127,5 @@ def _restored(
             state = {kind: values[name] for kind, values in parts.items()}
             run.optimiser.state[parameter] = state
     run.step, run.epoch, run.done = (header[k] for k in ("step", "epoch", "done"))
+    run.data = header.get("data", "")
     return run

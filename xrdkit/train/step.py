@@ -37,6 +37,7 @@ def take_step(
     not on how many processes share the blocks.
     """
     crystals = sum(map(len, blocks))
+    blocks = [part for block in blocks for part in cut(block, run.pieces)]
     if plan.method == PAIRS:
         parts, bad = _pairs(run, plan, data, blocks=blocks, seen=seen), None
     else:
@@ -60,6 +61,11 @@ def take_step(
     run.step, run.done = run.step + 1, run.done + 1
     row = {"step": run.step, "epoch": round(epoch, 3), "rate": rate, "norm": float(norm)}
     return row | dict(zip(PARTS[plan.method], (parts / crystals).tolist(), strict=True))
+
+
+def cut(block: Tensor, pieces: int) -> tuple[Tensor, ...]:
+    """A block as so many equal parts, or single crystals."""
+    return block.split(-(-len(block) // pieces))
 
 
 def _shared(
