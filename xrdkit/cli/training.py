@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HELP = {
     "flow": "structures from patterns, by flow matching",
     "diffusion": "the same by diffusion",
+    "cell": "cells from patterns, for indexing",
     "pretrain": "patterns and crystals in one space, to begin from and to search",
 }
 ENCODER = "of patterns (default: cnn, or that of the run or of --start)"

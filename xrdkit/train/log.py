@@ -7,10 +7,16 @@ from typing import Any
 from xrdkit.files import write_whole
 
 GENERATOR = "loss", "atoms", "cell"
-PARTS = {"flow": GENERATOR, "diffusion": GENERATOR, "pretrain": ("loss", "top_1")}
+PARTS = {
+    "flow": GENERATOR,
+    "diffusion": GENERATOR,
+    "pretrain": ("loss", "top_1"),
+    "cell": ("loss", "cell"),
+}
 VALIDATION = {
     GENERATOR: ("val_atoms", "val_cell", "match_cell", "match"),
     PARTS["pretrain"]: ("val_top_1", "val_top_10"),
+    PARTS["cell"]: ("val_cell", "val_near"),
 }
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from xrdkit.models.checkpoint import save_network
+from xrdkit.models.cell_net import CellNet
+from xrdkit.models.checkpoint import Network, save_network
 from xrdkit.models.contrast import PairNet
-from xrdkit.models.crystal_net import PatternNet, Size
+from xrdkit.models.crystal_net import Size
 from xrdkit.models.speed import free_memory, keep_memory, out_of_memory
 from xrdkit.packed import Packed
 from xrdkit.train import log, parallel
@@ -24,7 +25,7 @@ from xrdkit.train.pairs import hit_rates
 from xrdkit.train.plan import Plan, steps_of
 from xrdkit.train.state import CONSTANT, STATE, Run, averaged, begin, save
 from xrdkit.train.step import Diverged, take_step
-from xrdkit.train.validation import validate
+from xrdkit.train.validation import cell_rates, validate
 from xrdkit.types import Progress
 
 WEIGHTS, LOG = "weights.safetensors", "log.csv"
@@ -122,12 +123,14 @@ def _stepped(run: Run, plan: Plan, data: Packed, now: dict[str, Any]) -> Iterato
 
 
 def _measured(
-    model: PatternNet | PairNet, validation: Packed, plan: Plan, entries: int
+    model: Network, validation: Packed, plan: Plan, entries: int
 ) -> dict[str, float]:
     """What held-out crystals say of a network; match or hit rates if there are entries."""
     if isinstance(model, PairNet):
         return hit_rates(model, validation) if entries else {}
     device = str(next(model.parameters()).device)
+    if isinstance(model, CellNet):
+        return cell_rates(model, validation, entries=entries, device=device)
     return validate(model, validation, method=plan.method, entries=entries, device=device)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from xrdkit.models.checkpoint import (
+    Network,
     network_of,
     new_network,
     read_tensors,
@@ -14,8 +15,7 @@ from xrdkit.models.checkpoint import (
     start_network,
     write_tensors,
 )
-from xrdkit.models.contrast import PairNet
-from xrdkit.models.crystal_net import PatternNet, Size
+from xrdkit.models.crystal_net import Size
 from xrdkit.train.plan import Plan
 
 STATE, CONSTANT = "state.safetensors", "constant.safetensors"
@@ -26,7 +26,7 @@ KIND = "training state"
 class Run:
     """What changes during training."""
 
-    model: PatternNet | PairNet
+    model: Network
     average: dict[str, Tensor]
     optimiser: torch.optim.AdamW
     step: int = 0
@@ -36,7 +36,7 @@ class Run:
     pieces: int = 1  # into which blocks are cut, where memory is short
 
 
-def averaged(run: Run) -> PatternNet | PairNet:
+def averaged(run: Run) -> Network:
     """A copy of the network with the averaged weights, for use."""
     model = type(run.model)(run.model.size).to(next(run.model.parameters()).device)
     model.load_state_dict(run.average)
@@ -78,14 +78,14 @@ def _same_size(path: str | Path, own: Size, asked: Size | None) -> None:
         )
 
 
-def _new(method: str, size: Size | None, seed: int) -> PatternNet | PairNet:
+def _new(method: str, size: Size | None, seed: int) -> Network:
     """A network whose weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return new_network(method, size)
 
 
-def _run(model: PatternNet | PairNet, plan: Plan) -> Run:
+def _run(model: Network, plan: Plan) -> Run:
     optimiser = torch.optim.AdamW(
         model.parameters(),
         plan.rate,

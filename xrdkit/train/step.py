@@ -8,7 +8,6 @@ from torch import Tensor
 
 from xrdkit.models.checkpoint import PAIRS
 from xrdkit.models.contrast import backward
-from xrdkit.models.flow import Loss
 from xrdkit.models.speed import autocast
 from xrdkit.packed import Packed
 from xrdkit.train import parallel
@@ -74,11 +73,11 @@ def _shared(
     """Add gradients of this process's blocks; losses, both times crystals; a bad block."""
     own, world = parallel.place()
     device = data.crystals.lattice.device
-    parts, bad = torch.zeros(3, device=device), None
+    parts, bad = torch.zeros(len(PARTS[plan.method]), device=device), None
     with autocast(str(device)):  # around all blocks: weights are cast once
         for i in range(own, len(blocks), world):
             losses = _losses(run, plan, data, block=blocks[i], number=i, seen=seen)
-            (losses.loss * len(blocks[i])).backward()
+            (losses[0] * len(blocks[i])).backward()
             found = torch.stack([part.detach().float() for part in losses])
             parts += len(blocks[i]) * found
             bad = i if bad is None and not bool(torch.isfinite(found).all()) else bad
@@ -104,8 +103,8 @@ def _pairs(
 
 def _losses(
     run: Run, plan: Plan, data: Packed, *, block: Tensor, number: int, seen: Patterns
-) -> Loss:
-    """The losses of a block, means over its crystals."""
+) -> tuple[Tensor, ...]:
+    """The loss of a block and its parts, means over its crystals."""
     seed = (plan.seed * 1_000_003 + run.step) * 4096 + number
     generator = torch.Generator().manual_seed(seed)
     chosen = block.to(data.crystals.lattice.device)
