@@ -59,11 +59,7 @@ SEARCHES = {"m": 4, "a": 5}  # at most, of systems with many parameters
 PARENTS, ENLARGED = 5, 4  # cells whose derivatives are tried, how much larger
 SMALLER = (2, 3)  # times smaller
 KEPT = 60  # results from which the answer is chosen
-ROUGH = (
-    0.02,
-    0.06,
-    0.15,
-)  # of the mean edge, how far proposed cells are off their symmetry
+ROUGH = (0.02, 0.06, 0.15)  # of the mean edge, by which symmetry may be missed
 ADOPTED = 20  # of proposed cells, the best of each Bravais lattice
 FROM_BELOW = ((5, 8), (10, 4), (20, 2), (40, 1))  # lines of a cell by hand, tolerance
 LOOKED_AT = 3  # first cells whose ambiguities and extinctions are worked out
