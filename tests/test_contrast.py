@@ -128,6 +128,9 @@ def test_a_rank_counts_what_is_nearer():
     gallery = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     queries = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.8, 0.6]])
     assert ranks(queries, gallery, torch.tensor([0, 2, 1])).tolist() == [0, 2, 0]
+    broken = queries.clone()
+    broken[1] = torch.nan
+    assert ranks(broken, gallery, torch.tensor([0, 2, 1])).tolist() == [0, 3, 0]
 
 
 # training and search

@@ -52,12 +52,9 @@ def test_crystals_of_the_atoms_and_cells_that_are_asked_for(model, pattern, meth
     assert ((last.frac >= 0) & (last.frac < 1)).all()
 
 
-def test_many_crystals_are_sampled_in_parts_that_fit(model, pattern, monkeypatch):
-    monkeypatch.setattr("xrdkit.models.generate.BATCH", 6)
-    generator = torch.Generator().manual_seed(0)
-    *_, last = generate(
-        model, flow.sample, pattern, [11, 17], count=7, steps=2, generator=generator
-    )
+def test_many_crystals_are_sampled_in_parts_that_fit(model, pattern):
+    settings = {"count": 7, "steps": 2, "generator": torch.Generator().manual_seed(0)}
+    *_, last = generate(model, flow.sample, pattern, [11, 17], room=6, **settings)
     assert len(last) == 7
     assert len({round(float(v), 4) for v in last.volume}) == 7
 

@@ -1,4 +1,5 @@
-from dataclasses import replace
+import resource
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -306,6 +307,18 @@ def test_the_exact_velocity_has_no_loss(generator):
     assert other.atoms > 0.1
 
 
+def test_mixed_precision_rounds_neither_coordinates_nor_cells(generator):
+    numbers = torch.tensor([[11, 17]]).repeat(100, 1)
+    frac = torch.rand(100, 1, 3, generator=generator)
+    frac = torch.cat([frac, frac + TRUTH[:1]], 1)
+    batch = batch_of(numbers, frac, CELLS[1:2].repeat(100, 1))
+    unity = torch.eye(3).expand(1, 100, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = flow.loss(Exact(TRUTH[:1], CELLS[1:2]), batch, generator, settings=unity)
+    assert loss.atoms < 1e-6
+    assert loss.cell < 1e-6
+
+
 class OneCrystal(torch.nn.Module):
     """What is exact for one crystal: the velocity to it, or its score, and its cell."""
 
@@ -506,3 +519,18 @@ def test_files_that_are_no_weights_are_refused(model, tmp_path):
     foreign.write_bytes(b"not safetensors at all, but longer than a header would be")
     with pytest.raises(ValueError, match="truncated or no safetensors file"):
         load_network(foreign, "flow")
+
+
+def test_a_header_that_promises_more_than_the_file_holds_takes_no_memory(model, tmp_path):
+    weights = read_tensors(save_network(tmp_path / "own", model, "flow", {}), "flow")[0]
+    sizes = asdict(TINY)
+    huge = {**sizes, "atom": 4096, "edge": 4096, "layers": 64, "pattern": 4096}  # 60 GB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    path = write_tensors(tmp_path / "huge", "flow", weights, {"size": huge})
+    with pytest.raises(ValueError, match=r"does not fit the network: \d+ tensors for"):
+        load_network(path, "flow")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+    for size in ({**sizes, "layers": 65}, {**sizes, "depth": 3}, {**sizes, "atom": "x"}):
+        path = write_tensors(tmp_path / "wrong", "flow", weights, {"size": size})
+        with pytest.raises(ValueError, match="says nothing usable of its network"):
+            load_network(path, "flow")

@@ -12,11 +12,12 @@ from textbook import STRUCTURES, table_of
 
 from xrdkit.models.checkpoint import load_network, read_tensors
 from xrdkit.models.crystal_net import Size
+from xrdkit.models.speed import fast_dtype
 from xrdkit.packed import load_packed, pack
 from xrdkit.train.data import Patterns, batch_of, settings_for, taken
-from xrdkit.train.log import rows
+from xrdkit.train.log import add, columns, rows, shorten
 from xrdkit.train.loop import LOG, WEIGHTS, train
-from xrdkit.train.plan import Plan, fast_dtype, steps_of
+from xrdkit.train.plan import Plan, steps_of
 from xrdkit.train.state import CONSTANT, STATE
 from xrdkit.train.step import Diverged
 from xrdkit.train.validation import matches, validate
@@ -172,6 +173,73 @@ def test_a_checkpoint_that_cannot_be_written_whole_leaves_the_old_one(data, tmp_
         signal.signal(signal.SIGXFSZ, old)
     assert (tmp_path / STATE).read_bytes() == before
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_run_that_goes_on_with_other_structures_says_so(data, tmp_path):
+    trained(data, tmp_path, stop=1)
+    assert not [now for now in train(data, tmp_path, plan=PLAN) if now.stage == "note"]
+    other = taken(data, torch.arange(len(data)).flip(0))
+    longer = replace(PLAN, epochs=4)
+    said = [now for now in train(other, tmp_path, plan=longer) if now.stage == "note"]
+    assert "goes on with other structures than it was trained with" in said[0].message
+    again = train(other, tmp_path, plan=replace(PLAN, epochs=5))
+    assert not [now for now in again if now.stage == "note"]
+
+
+def test_a_log_that_cannot_be_written_says_so_and_half_lines_are_dropped(tmp_path):
+    path, names = tmp_path / LOG, columns("flow")
+    add(path, {"step": 1, "seconds": 2.0}, names)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 2, limits[1]))
+        with pytest.raises(OSError, match=r"cannot write .*log.csv .* make room"):
+            add(path, {"step": 23}, names)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
+    assert len(rows(path)) == 2
+    assert shorten(path, 30) == 2.0
+    assert [row["step"] for row in rows(path)] == ["1"]
+
+
+def limited(tmp_path, code, more):
+    """What a process prints that may take ``more`` MB beyond what it starts with."""
+    script = tmp_path / "limited.py"
+    script.write_text(
+        "import resource, sys, torch; torch.set_num_threads(1); sys.path[:0] = sys.argv[1:]"
+        f"\n{code[0]}\n"
+        "pages = int(open('/proc/self/statm').read().split()[0])\n"
+        f"limit = pages * resource.getpagesize() + {more} * 2**20\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        f"{code[1]}\n"
+    )
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, str(script), str(here), str(here.parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\n")
+
+
+@pytest.mark.slow
+def test_where_memory_is_short_blocks_are_cut_and_it_is_said(tmp_path):
+    path = pack(table_of([STRUCTURES["FeS2"]] * 64), tmp_path / "many.packed")
+    begun = f"""
+from test_train import *
+data = load_packed({str(path)!r})
+size = replace(TINY, waves=1024)
+plan = replace(PLAN, block=64, crystals=64, epochs=2)
+run = train(data, {str(tmp_path / "run")!r}, plan=plan, size=size)
+"""
+    said = limited(tmp_path, (begun, "for now in run: print(now.stage, now.message)"), 500)
+    assert said[0] == (
+        "note memory is short: blocks of crystals are cut into 2 from here on"
+    )
+    assert said[-2] == "epoch epoch 2"
 
 
 @pytest.mark.slow

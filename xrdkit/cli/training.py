@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 HELP = {
     "flow": "structures from patterns, by flow matching",
     "diffusion": "the same by diffusion",
+    "cell": "cells from patterns, for indexing",
     "pretrain": "patterns and crystals in one space, to begin from and to search",
 }
 ENCODER = "of patterns (default: cnn, or that of the run or of --start)"
@@ -105,13 +107,16 @@ def run_training(args: argparse.Namespace) -> None:
     )
     try:
         weights = run(stoppable(steps), bar(args))
-    except Diverged as error:
+    except (Diverged, MemoryError) as error:
         raise ValueError(str(error)) from error
     print(f"weights in {weights}")
 
 
 def stoppable(steps: "Iterator[Progress]") -> "Iterator[Progress]":
-    """Pass progress on and print epochs; asked to stop, close ``steps``, which saves."""
+    """Pass progress on, print epochs and notes; asked to stop, close ``steps``.
+
+    Closing saves the state.
+    """
     from tqdm import tqdm
 
     with stop_asked() as asked:
@@ -122,6 +127,8 @@ def stoppable(steps: "Iterator[Progress]") -> "Iterator[Progress]":
                 return finished.value
             if now.stage == "epoch":
                 tqdm.write(f"{now.message}, {now.seconds:.0f} s")
+            elif now.stage == "note":
+                tqdm.write(now.message, sys.stderr)
             yield now
             if asked:
                 steps.close()

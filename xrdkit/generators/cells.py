@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 
 from xrdkit.cell import lattice_of
+from xrdkit.generators.learned_cells import learned_cells
 from xrdkit.indexing.bravais import (
     parameters,
     primitive,
@@ -33,6 +34,7 @@ from xrdkit.indexing.search import (
     STARTS,
     Lines,
     Trials,
+    approached,
     free_parameters,
     polished,
     reciprocal_metric,
@@ -57,6 +59,8 @@ SEARCHES = {"m": 4, "a": 5}  # at most, of systems with many parameters
 PARENTS, ENLARGED = 5, 4  # cells whose derivatives are tried, how much larger
 SMALLER = (2, 3)  # times smaller
 KEPT = 60  # results from which the answer is chosen
+ROUGH = (0.02, 0.06, 0.15)  # of the mean edge, by which symmetry may be missed
+ADOPTED = 20  # of proposed cells, the best of each Bravais lattice
 FROM_BELOW = ((5, 8), (10, 4), (20, 2), (40, 1))  # lines of a cell by hand, tolerance
 LOOKED_AT = 3  # first cells whose ambiguities and extinctions are worked out
 _CENTRINGS = " ".join(CENTRING)
@@ -99,12 +103,12 @@ def index(
     volume: float | None = None,
     count: int = 20,
     systems: str = SYSTEMS,
+    proposed: Sequence[tuple[float, ...]] = (),
     seed: int = 0,
 ) -> list[IndexedCell]:
     """Cells that explain the lines of a prepared pattern, best first; see index_steps."""
-    return result_of(
-        index_steps(pattern, volume=volume, count=count, systems=systems, seed=seed)
-    )
+    settings = {"systems": systems, "proposed": proposed, "seed": seed}
+    return result_of(index_steps(pattern, volume=volume, count=count, **settings))
 
 
 def index_steps(
@@ -113,17 +117,20 @@ def index_steps(
     volume: float | None = None,
     count: int = 20,
     systems: str = SYSTEMS,
+    proposed: Sequence[tuple[float, ...]] = (),
     seed: int = 0,
 ) -> Iterator[Progress]:
     """Yield progress lattice by lattice; return the ``count`` best cells.
 
     ``volume`` (Å³) is that of a formula unit where the formula is known: primitive cells
     near a multiple of it are preferred. ``systems`` are first letters of Bravais symbols.
+    ``proposed`` are rough primitive cells (Å, °), as ``learned_cells`` gives them, which
+    are refined and judged beside those that are found.
     """
     lines, started = observed_lines(pattern), time.monotonic()
     wanted = _wanted(lines, systems)
     generator = torch.Generator().manual_seed(seed)
-    pool: list[Setting] = []
+    pool = adopted(proposed, lines, volume, wanted)
     for done, symbol in enumerate(wanted):
         if symbol in LOWER and _clear(pool, lines):
             break
@@ -229,6 +236,26 @@ def _derivatives(
     found = []
     for symbol, settings in groups.items():
         found += _polished(_trials(settings), symbol, lines, volume)
+    return found
+
+
+def adopted(
+    proposed: Sequence[tuple[float, ...]],
+    lines: Lines,
+    volume: float | None,
+    wanted: Sequence[str],
+) -> list[Setting]:
+    """Rough primitive cells, with the symmetry they nearly have, refined to the lines."""
+    groups: dict[str, list[Setting]] = {}
+    for cell in proposed:
+        for tolerance in ROUGH:
+            symbol, lattice = standard(lattice_of(cell), tolerance)
+            groups.setdefault(symbol, []).append(Setting(symbol, lattice))
+    found = []
+    for symbol in set(groups) & set(wanted):
+        trials = approached(_trials(groups[symbol]), symbol, lines)
+        best = _polished(trials.best(ADOPTED), symbol, lines, volume)
+        found += distinct(best, ADOPTED)
     return found
 
 
@@ -373,12 +400,16 @@ def formula_volume(library: Library, formula: Mapping[str, float | int]) -> floa
 def cells_for(problem: Problem, *, count: int = 5) -> Iterator[Progress]:
     """Yield progress; return the problem with ``count`` cells from indexing.
 
+    Where weights of a CellNet ship, its cells are judged beside those of the search.
+
     Their weights are their odds, below one. Too few lines leave the problem as it is, with
     a warning.
     """
     unit, pattern = formula_volume(problem.library, problem.formula), problem.pattern
+    atoms, whole = problem.contents or problem.formula, bool(problem.contents)
+    proposed = learned_cells(pattern, atoms, contents=whole)
     try:
-        found = yield from index_steps(pattern, volume=unit, count=count)
+        found = yield from index_steps(pattern, volume=unit, count=count, proposed=proposed)
     except ValueError as error:
         warned = replace(pattern, warnings=(*pattern.warnings, f"no cells: {error}"))
         return replace(problem, pattern=warned)

@@ -22,7 +22,8 @@ from xrdkit.indexing.bravais import parameters, primitive, reduced
 from xrdkit.library import expected_volume
 from xrdkit.models import flow
 from xrdkit.models.crystal_net import PatternNet
-from xrdkit.models.generate import generate
+from xrdkit.models.generate import AT_ONCE, generate
+from xrdkit.models.speed import free_memory, out_of_memory
 from xrdkit.models.weights import load_model
 from xrdkit.phases import without_phases
 from xrdkit.problem import whole
@@ -115,15 +116,23 @@ def samples(
     pattern = without_phases(problem.pattern, problem.phases)
     cells = () if task.cell is None else (task.cell,)
     settings = {"count": many, "cells": cells, "steps": STEPS, "generator": generator}
-    steps = generate(model, flow.sample, pattern, numbers * task.units, **settings)
-    note = f"{many} × {task.units} formula units"
-    try:
-        for crystals in steps:
-            drawn, spent = crystals, time.monotonic() - started
-            yield Progress("flow", 0, 1, None, note, spent)
-    except NotLearned as error:
-        yield Progress("flow", 0, 1, None, str(error))
-    return drawn
+    asked = (model, flow.sample, pattern, numbers * task.units)
+    room, note = min(AT_ONCE, many * len(asked[-1])), f"{many} × {task.units} formula units"
+    while True:
+        try:
+            for crystals in generate(*asked, **settings, room=room):
+                drawn, spent = crystals, time.monotonic() - started
+                yield Progress("flow", 0, 1, None, note, spent)
+            return drawn
+        except NotLearned as error:
+            yield Progress("flow", 0, 1, None, str(error))
+            return None
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or room <= len(asked[-1]):
+                raise
+        free_memory()
+        room //= 2
+        note = f"memory is short: {max(1, room // len(asked[-1]))} structures at a time"
 
 
 def tasks_of(problem: Problem) -> list[Task]:

@@ -339,6 +339,16 @@ def _descent(trials: Trials, forms: Forms, lines: Lines, system: str) -> Trials:
     return judged(trials, forms[inside], lines, system) if inside.sum() > 1 else trials
 
 
+def approached(trials: Trials, bravais: str, lines: Lines) -> Trials:
+    """Rough cells, some percent off, brought to the lines: few at first, then more."""
+    lines, values = lines.first(LINES), trials.metric @ forms_of(bravais).T
+    forms = forms_of(bravais)[(values < 1.3 * float(lines.q[-1])).any(0)]
+    for number, (count, off) in enumerate(ROUNDS[1:]):
+        part, shift = lines.first(count), number >= FIRST_ZERO
+        trials = improved(trials, forms, part, bravais[0], off, shift=shift)
+    return judged(trials, forms, lines, bravais[0])
+
+
 def joined(parts: list[Trials]) -> Trials:
     """Several lists of one Bravais lattice as one."""
     names = ("metric", "zero", "figure")

@@ -5,8 +5,10 @@ crystal_net   crystals of equally many atoms, conditioned on them -> per atom, p
 lattice       cells as six numbers that suit a network
 flow          flow matching: loss and sampling
 diffusion     the same by diffusion
+cell_net      a pattern -> many primitive cells
 contrast      patterns and crystals in one space
 generate      a prepared pattern and atoms -> crystals, checked
+speed         number format and memory
 weights       networks by name, file or address
 checkpoint    settings and weights <-> safetensors
 """

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from xrdkit.files import write_whole
+from xrdkit.models.cell_net import CellNet
 from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.q_profile import POINTS, Q_MAX, Q_MIN
@@ -19,7 +20,8 @@ from xrdkit.q_profile import POINTS, Q_MAX, Q_MIN
 FORMAT = 1
 HEADER = "xrdkit"
 GRID = [Q_MIN, Q_MAX, POINTS]
-PAIRS = "pretrain"  # the kind of ``PairNet``; all others are ``PatternNet``
+PAIRS, CELLS = "pretrain", "cell"  # kinds of ``PairNet`` and ``CellNet``
+Network = PatternNet | PairNet | CellNet  # generators of crystals are ``PatternNet``
 
 
 def write_tensors(
@@ -90,11 +92,11 @@ def _check(path: Path, kind: str, header: Mapping[str, Any]) -> None:
 
 
 def save_network(
-    path: str | Path, model: PatternNet | PairNet, kind: str, facts: Mapping[str, Any]
+    path: str | Path, model: Network, kind: str, facts: Mapping[str, Any]
 ) -> Path:
     """Weights in bf16 with the network's sizes and facts (data, steps, figures).
 
-    ``kind`` is what it was trained for, "flow", "diffusion" or "pretrain".
+    ``kind`` is what it was trained for, "flow", "diffusion", "pretrain" or "cell".
     """
     weights = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
     return write_tensors(path, kind, weights, {**facts, "size": asdict(model.size)})
@@ -102,29 +104,46 @@ def save_network(
 
 def load_network(
     path: str | Path, kind: str, device: torch.device | str = "cpu"
-) -> PatternNet | PairNet:
+) -> Network:
     """A network from a file of ``save_network``, ready to use, with its ``facts``."""
     weights, header = read_tensors(path, kind)
-    model = new_network(kind, Size(**header["size"]))
-    fill(model, weights, path)
+    model = network_of(kind, header, weights, path)
     model.facts = header
     return model.eval().to(device)
 
 
-def new_network(kind: str, size: Size | None) -> PatternNet | PairNet:
+def new_network(kind: str, size: Size | None) -> Network:
     """A network of a kind with weights at random."""
-    return PairNet(size) if kind == PAIRS else PatternNet(size)
+    return {PAIRS: PairNet, CELLS: CellNet}.get(kind, PatternNet)(size)
 
 
-def start_network(path: str | Path, kind: str) -> PatternNet | PairNet:
+def start_network(path: str | Path, kind: str) -> Network:
     """A network to go on training; generators begin from pretrained ones too."""
-    if kind != PAIRS and kind_of(path) == PAIRS:
+    if kind not in (PAIRS, CELLS) and kind_of(path) == PAIRS:
         return load_network(path, PAIRS).net.train()
     return load_network(path, kind).train()
 
 
-def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Put weights into a network of the same sizes."""
+def size_of(header: Mapping[str, Any], path: str | Path) -> Size:
+    """The sizes that a file says its network has."""
+    try:
+        return Size(**header["size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} says nothing usable of its network ({error}); give other weights"
+        ) from error
+
+
+def network_of(
+    kind: str, header: Mapping[str, Any], weights: Mapping[str, Tensor], path: str | Path
+) -> Network:
+    """A network of the sizes in a header with these weights, in single precision.
+
+    Nothing is set up before sizes and weights are seen to agree: a false header must not
+    take the machine's memory.
+    """
+    with torch.device("meta"):
+        model = new_network(kind, size_of(header, path))
     own = model.state_dict()
     wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
     if wrong or len(own) != len(weights):
@@ -132,4 +151,6 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> N
             f"{path} does not fit the network: {len(weights)} tensors for {len(own)}, "
             f"{len(wrong)} of them other; give weights of the same sizes"
         )
-    model.load_state_dict({k: v.to(own[k].dtype) for k, v in weights.items()})
+    whole = {k: v.to(own[k].dtype) for k, v in weights.items()}
+    model.load_state_dict(whole, assign=True)
+    return model

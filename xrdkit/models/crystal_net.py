@@ -41,11 +41,11 @@ class Size:
                 f"encoder {self.encoder!r} is none of {', '.join(ENCODERS)}; give one"
             )
         sizes = [v for k, v in vars(self).items() if k != "encoder"]
-        wrong = min(sizes) < 1 or max(sizes) > 4096
+        wrong = min(sizes) < 1 or max(sizes) > 4096 or self.layers > 64
         if wrong or self.attention % self.heads or self.pattern % 32:
             raise ValueError(
-                f"{self} is no network: sizes are 1–4096, attention a multiple of heads, "
-                "pattern of 32"
+                f"{self} is no network: sizes are 1–4096, at most 64 layers, attention a "
+                "multiple of heads, pattern of 32"
             )
 
 
@@ -169,7 +169,8 @@ class CrystalNet(nn.Module):
         """``y`` is the cell as ``lattice.encoded``; ``times`` those of atoms and cell."""
         count = numbers.shape[1]
         metric = metric_of(decoded(y, count))
-        features = edge_features(frac, metric, self.size.waves)
+        with torch.autocast(y.device.type, enabled=False):  # distances keep their digits
+            features = edge_features(frac, metric, self.size.waves)
         h = self.element(numbers)
         scaled = metric.flatten(1) / (16 * count ** (2 / 3))
         parts = [

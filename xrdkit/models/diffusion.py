@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xrdkit.models.encoder import Seen
-from xrdkit.models.flow import BLIND, Loss, State, cell_of_metric, times, wrapped
+from xrdkit.models.flow import (
+    BLIND,
+    Loss,
+    State,
+    cell_of_metric,
+    check_path,
+    times,
+    wrapped,
+)
 from xrdkit.models.lattice import decoded, encoded, metric_of
 from xrdkit.types import Batch
 
@@ -79,8 +87,9 @@ def loss(
     hidden = torch.rand(crystals, generator=generator).to(device) < BLIND
     cell, frac = batch.cell, batch.frac
     if settings is not None:
-        frac = frac @ torch.linalg.inv(settings[0])
-        cell = cell_of_metric(settings[0] @ metric_of(cell) @ settings[0].mT)
+        with torch.autocast(device.type, enabled=False):  # crystals keep all their digits
+            frac = frac @ torch.linalg.inv(settings[0])
+            cell = cell_of_metric(settings[0] @ metric_of(cell) @ settings[0].mT)
     t, s = time[:, :1], time[:, 1:]
     sigma = spread(t)[..., None]
     target = score(sigma * noise, sigma.expand_as(noise))
@@ -115,10 +124,7 @@ def sample(
     ``seen``, ``cell`` and ``known`` are those of ``flow.sample``; ``correction`` is the
     corrector's step at the least σ (it grows with σ²), 0 leaves it out.
     """
-    if not 2 <= steps <= 10_000 or not 0 <= known <= 1:
-        raise ValueError(
-            f"{steps} steps with a cell known to {known:g}; give 2–10,000 steps and 0–1"
-        )
+    check_path(steps, known, least=2)
     device = numbers.device
     crystals, atoms = numbers.shape
 

@@ -27,6 +27,7 @@ SPEED = 0.2  # unit of the predicted velocity: about its standard deviation
 KNOWN, JOINT = 0.4, 0.45  # shares of crystals with their cell known, or noisy as the atoms
 BLIND = 0.05  # share of patterns hidden in training, for guidance
 SLOPE = 5.0  # of the anti-annealing
+MOST_STEPS = 10_000
 
 
 class Loss(NamedTuple):
@@ -148,14 +149,8 @@ def loss(
     y_0 = cell_noise(crystals, generator, device)
     time = times(crystals, generator, device)
     hidden = torch.rand(crystals, generator=generator).to(device) < BLIND
-    cell = batch.cell
-    if settings is None:
-        path = coupled(start, batch.frac, batch.numbers)
-    else:
-        ends = batch.frac @ torch.linalg.inv(settings)
-        path, best = nearest_setting(start, ends, batch.numbers)
-        chosen = settings[best, torch.arange(crystals, device=device)]
-        cell = cell_of_metric(chosen @ metric_of(cell) @ chosen.mT)
+    with torch.autocast(device.type, enabled=False):  # crystals keep all their digits
+        path, cell = _path(start, batch, settings)
     y_1 = encoded(cell, atoms)
     t, s = time[:, :1], time[:, 1:]
     y = (1 - s) * y_0 + s * y_1
@@ -166,6 +161,20 @@ def loss(
     unknown = (s < 1).float()
     by_cell = ((out.cell - y_1).square() * unknown).sum() / (6 * unknown.sum()).clamp(min=1)
     return Loss(by_atoms + weight * by_cell, by_atoms, by_cell)
+
+
+def _path(
+    start: Float[Tensor, "crystals atoms 3"],
+    batch: Batch,
+    settings: Float[Tensor, "settings crystals 3 3"] | None,
+) -> tuple[Float[Tensor, "crystals atoms 3"], Float[Tensor, "crystals 6"]]:
+    """Displacement from start to the crystals in the nearest setting, and their cells."""
+    if settings is None:
+        return coupled(start, batch.frac, batch.numbers), batch.cell
+    ends = batch.frac @ torch.linalg.inv(settings)
+    path, best = nearest_setting(start, ends, batch.numbers)
+    chosen = settings[best, torch.arange(len(best), device=best.device)]
+    return path, cell_of_metric(chosen @ metric_of(batch.cell) @ chosen.mT)
 
 
 def cell_of_metric(metric: Float[Tensor, "*crystals 3 3"]) -> Float[Tensor, "*crystals 6"]:
@@ -180,6 +189,15 @@ class State:
     time: float
     frac: Float[Tensor, "crystals atoms 3"]
     cell: Float[Tensor, "crystals 6"]
+
+
+def check_path(steps: int, known: float, least: int = 1) -> None:
+    """Refuse numbers of steps, and trust in a cell, that make no path."""
+    if not least <= steps <= MOST_STEPS or not 0 <= known <= 1:
+        raise ValueError(
+            f"{steps} steps with a cell known to {known:g}; "
+            f"give {least}–{MOST_STEPS:,} steps and 0–1"
+        )
 
 
 def sample(
@@ -200,10 +218,7 @@ def sample(
     cell's own path begins. ``slope`` speeds atoms up by 1 + slope · t
     (PXRDGen: 5), at most to where they are headed for.
     """
-    if not 1 <= steps <= 10_000 or not 0 <= known <= 1:
-        raise ValueError(
-            f"{steps} steps with a cell known to {known:g}; give 1–10,000 steps and 0–1"
-        )
+    check_path(steps, known)
     device = numbers.device
     crystals, atoms = numbers.shape
     x = torch.rand(crystals, atoms, 3, generator=generator).to(device)

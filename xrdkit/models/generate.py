@@ -7,11 +7,12 @@ import torch
 from xrdkit.models.crystal_net import ELEMENTS, PatternNet
 from xrdkit.models.flow import State
 from xrdkit.models.lattice import lattice_of
+from xrdkit.models.speed import autocast
 from xrdkit.q_profile import NotLearned, profile_of
 from xrdkit.types import Crystals, Pattern
 
 U_ISO = 0.006  # Å²
-BATCH = 2048  # crystals × atoms sampled at once, at most
+AT_ONCE = 2048  # atoms of all crystals that are sampled at once
 FEWEST_LINES = 3  # local maxima that a pattern needs
 LARGER = 2  # times as many atoms as the network was trained with
 
@@ -27,20 +28,22 @@ def generate(
     known: float = 1.0,
     steps: int = 50,
     generator: torch.Generator,
+    room: int = AT_ONCE,
 ) -> Iterator[Crystals]:
     """Crystals of these atoms (atomic numbers) that explain a pattern; every step of all.
 
     ``sample`` is ``flow.sample`` or ``diffusion.sample``. ``cells`` (a, b, c in Å, α, β, γ
     in °; Niggli-reduced and primitive) are taken in turn, and trusted to ``known``; without
-    them cells are generated as well. The last crystals yielded are the answer.
+    them cells are generated as well. At most ``room`` atoms are sampled at once. The last
+    crystals yielded are the answer.
     """
     check_atoms(model, numbers)
     device = next(model.parameters()).device
     profile = profile_of(pattern)[None].to(device)
     _check_lines(profile, pattern)
-    with torch.no_grad():
+    with torch.no_grad(), autocast(str(device)):
         seen = model.encoder(profile)
-    size = max(1, BATCH // len(numbers))
+    size = max(1, room // len(numbers))
     sizes = [min(size, count - start) for start in range(0, count, size)]
     z = torch.tensor(sorted(numbers), device=device)
     paths = []
@@ -52,7 +55,9 @@ def generate(
         rows = z.expand(many, -1)
         keywords = {"steps": steps, "cell": cell, "known": known}
         paths.append(sample(model, rows, seen.repeat(many), generator, **keywords))
-    for states in zip(*paths, strict=True):
+    for _ in range(steps + 1):
+        with torch.no_grad(), autocast(str(device)):
+            states = [next(path) for path in paths]
         frac = torch.cat([state.frac for state in states])
         cell = torch.cat([state.cell for state in states])
         yield flat(z.expand(count, -1), frac, cell)

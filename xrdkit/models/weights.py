@@ -10,9 +10,7 @@ from pathlib import Path
 import torch
 
 from xrdkit.files import write_whole
-from xrdkit.models.checkpoint import load_network
-from xrdkit.models.contrast import PairNet
-from xrdkit.models.crystal_net import PatternNet
+from xrdkit.models.checkpoint import Network, load_network
 
 SHIPPED = Path(__file__).parents[1] / "weights"
 ENDING, MARK = ".safetensors", "#sha256="
@@ -20,9 +18,7 @@ LARGEST = 2**30  # bytes of a file that is fetched
 PATIENCE = 30.0  # seconds without an answer
 
 
-def load_model(
-    where: str | Path, kind: str, device: torch.device | str = "cpu"
-) -> PatternNet | PairNet:
+def load_model(where: str | Path, kind: str, device: torch.device | str = "cpu") -> Network:
     """A network of a kind by shipped name ("flow"), file, or address; loaded once.
 
     An address carries its SHA-256, https://…#sha256=…, and is fetched once into the user's
@@ -33,7 +29,7 @@ def load_model(
 
 
 @cache
-def _loaded(path: str, changed: int, kind: str, device: str) -> PatternNet | PairNet:
+def _loaded(path: str, changed: int, kind: str, device: str) -> Network:
     return load_network(path, kind, device)
 
 

@@ -1,5 +1,7 @@
 """Blocks of crystals with equally many atoms, and their patterns, simulated on the fly."""
 
+import hashlib
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -71,6 +73,15 @@ def settings_for(
     draw = torch.rand(many, len(index), generator=generator).to(low.device)
     chosen = data.settings[low + (draw * (high - low)).long().clamp(max=high - low - 1)]
     return UNIMODULAR.to(low.device)[chosen.long()].float()
+
+
+def mark_of(data: Packed) -> str:
+    """A mark that other structures, or the same in another order, do not share."""
+    found = hashlib.sha256("\n".join(data.ids).encode())
+    crystals = data.crystals
+    for part in (crystals.lattice, crystals.frac, crystals.numbers, crystals.owner):
+        found.update(part.cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def taken(data: Packed, index: Int[Tensor, " chosen"]) -> Packed:

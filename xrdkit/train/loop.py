@@ -13,17 +13,19 @@ from typing import Any
 
 import torch
 
-from xrdkit.models.checkpoint import save_network
+from xrdkit.models.cell_net import CellNet
+from xrdkit.models.checkpoint import Network, save_network
 from xrdkit.models.contrast import PairNet
-from xrdkit.models.crystal_net import PatternNet, Size
+from xrdkit.models.crystal_net import Size
+from xrdkit.models.speed import free_memory, keep_memory, out_of_memory
 from xrdkit.packed import Packed
 from xrdkit.train import log, parallel
-from xrdkit.train.data import Patterns
+from xrdkit.train.data import Patterns, mark_of
 from xrdkit.train.pairs import hit_rates
 from xrdkit.train.plan import Plan, steps_of
 from xrdkit.train.state import CONSTANT, STATE, Run, averaged, begin, save
 from xrdkit.train.step import Diverged, take_step
-from xrdkit.train.validation import validate
+from xrdkit.train.validation import cell_rates, validate
 from xrdkit.types import Progress
 
 WEIGHTS, LOG = "weights.safetensors", "log.csv"
@@ -48,14 +50,17 @@ def train(
     once with and once without the true cell, where pymatgen is installed; of pretraining,
     how many patterns find their crystal. The state is
     written after every epoch, when the generator is closed, and when the loss is no number.
-    Processes that torchrun starts share every step; the first one writes.
+    Processes that torchrun starts share every step; the first one writes. Progress of the
+    stage "note" says what should be known: other structures than before, too little memory.
     """
     torch.set_flush_denormal(True)
+    keep_memory()
     parallel.join(device)
     plan, folder = plan or Plan(), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     data = data.to(device)
     run = begin(folder, plan, size, start, device)
+    yield from _same_data(run, data, folder)
     began = time.perf_counter() - log.shorten(folder / LOG, run.step)
     seen: Patterns | None = None
     while run.epoch < plan.epochs:
@@ -67,12 +72,11 @@ def train(
             if plan.falling(epoch) and not (folder / CONSTANT).exists():
                 _write(folder / CONSTANT, run, plan)
             try:
-                row = take_step(
-                    run, plan, data, blocks=steps[run.done], seen=seen, epoch=epoch
-                )
+                now = {"blocks": steps[run.done], "seen": seen, "epoch": epoch}
+                row = yield from _stepped(run, plan, data, now)
                 done = _noted(folder, plan, row, began)
                 yield Progress("step", run.step, len(steps) * plan.epochs, None, *done)
-            except (GeneratorExit, Diverged):
+            except (GeneratorExit, Diverged, MemoryError):
                 _write(folder / STATE, run, plan)
                 raise
         run.epoch, run.done = run.epoch + 1, 0
@@ -89,13 +93,44 @@ def train(
     return folder / WEIGHTS
 
 
+def _same_data(run: Run, data: Packed, folder: Path) -> Iterator[Progress]:
+    """Say that a run goes on with other structures than it learned from, if it does."""
+    mark = mark_of(data)
+    if run.data not in ("", mark):
+        said = f"{folder} goes on with other structures than it was trained with before"
+        yield Progress("note", run.step, run.step, None, said)
+    run.data = mark
+
+
+def _stepped(run: Run, plan: Plan, data: Packed, now: dict[str, Any]) -> Iterator[Progress]:
+    """Take a step and return its row; where memory is short, cut blocks and say so."""
+    while True:
+        try:
+            return take_step(run, plan, data, **now)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if parallel.place()[1] > 1 or run.pieces >= max(map(len, now["blocks"])):
+                raise MemoryError(
+                    "too little memory for a single crystal, or for the share of one of "
+                    "several processes; end other programs or take a smaller network"
+                ) from error
+        run.optimiser.zero_grad(set_to_none=True)
+        free_memory()
+        run.pieces *= 2
+        said = f"memory is short: blocks of crystals are cut into {run.pieces} from here on"
+        yield Progress("note", run.step, run.step, None, said)
+
+
 def _measured(
-    model: PatternNet | PairNet, validation: Packed, plan: Plan, entries: int
+    model: Network, validation: Packed, plan: Plan, entries: int
 ) -> dict[str, float]:
     """What held-out crystals say of a network; match or hit rates if there are entries."""
     if isinstance(model, PairNet):
         return hit_rates(model, validation) if entries else {}
     device = str(next(model.parameters()).device)
+    if isinstance(model, CellNet):
+        return cell_rates(model, validation, entries=entries, device=device)
     return validate(model, validation, method=plan.method, entries=entries, device=device)
 
 

@@ -5,10 +5,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xrdkit.models.contrast import PairNet
+from xrdkit.models.speed import autocast
 from xrdkit.packed import Packed
 from xrdkit.q_profile import POINTS, clean_profiles
 from xrdkit.train.data import batch_of, taken
-from xrdkit.train.plan import autocast
 
 ROOM = 40_000  # pairs of atoms embedded at once
 QUERIES = 2000  # patterns that look for their crystals
@@ -46,9 +46,13 @@ def ranks(
     gallery: Float[Tensor, "crystals width"],
     own: Int[Tensor, " queries"],
 ) -> Int[Tensor, " queries"]:
-    """How many of the gallery are nearer to each query than its own row of it."""
+    """How many of the gallery are nearer to each query than its own row of it.
+
+    What is not a number is never found: all others are nearer.
+    """
     similarity = queries @ gallery.T
-    return (similarity > similarity.gather(1, own[:, None])).sum(1)
+    mine = similarity.gather(1, own[:, None])
+    return (~(similarity <= mine)).sum(1)
 
 
 def hit_rates(model: PairNet, data: Packed, *, seed: int = 0) -> dict[str, float]:

@@ -1,17 +1,15 @@
-"""How to train: rate, blocks of crystals, patterns; and the processor's number format."""
+"""How to train: rate, blocks of crystals, patterns."""
 
-import time
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from xrdkit.models import diffusion, flow
-from xrdkit.models.checkpoint import PAIRS
+from xrdkit.models import cell_net, diffusion, flow
+from xrdkit.models.checkpoint import CELLS, PAIRS
 
-METHODS = {"flow": flow, "diffusion": diffusion}  # each has loss and sample
+METHODS = {"flow": flow, "diffusion": diffusion, CELLS: cell_net}  # loss and sample
 SEEDS = 2**31  # seeds of single blocks, made from these, are whole numbers of 64 bits
 
 
@@ -19,7 +17,7 @@ SEEDS = 2**31  # seeds of single blocks, made from these, are whole numbers of 6
 class Plan:
     """How to train; stored with the state, and a run goes on only with the same."""
 
-    method: str = "flow"  # or "diffusion", "pretrain"
+    method: str = "flow"  # or "diffusion", "pretrain", "cell"
     epochs: int = 100
     decay: float = 0.2  # share of the epochs over which the rate falls to zero
     rate: float = 1e-3
@@ -71,32 +69,3 @@ def steps_of(
             steps.append([])
         steps[-1].append(blocks[i])
     return steps
-
-
-@cache
-def fast_dtype(device: str) -> torch.dtype:
-    """bf16 where it multiplies matrices at least 1.5 times as fast as fp32."""
-    if device.startswith("cuda"):
-        return torch.bfloat16
-    return (
-        torch.bfloat16
-        if _seconds(torch.float32) > 1.5 * _seconds(torch.bfloat16)
-        else (torch.float32)
-    )
-
-
-def _seconds(dtype: torch.dtype) -> float:
-    a = torch.ones(2048, 256, dtype=dtype)
-    b = torch.ones(256, 256, dtype=dtype)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        torch.nn.functional.linear(a, b)
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def autocast(device: str) -> torch.autocast:
-    """Mixed precision where it pays."""
-    dtype = fast_dtype(device)
-    return torch.autocast(device.split(":")[0], dtype, enabled=dtype != torch.float32)

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from xrdkit.models.checkpoint import (
-    fill,
+    Network,
+    network_of,
     new_network,
     read_tensors,
+    size_of,
     start_network,
     write_tensors,
 )
-from xrdkit.models.contrast import PairNet
-from xrdkit.models.crystal_net import PatternNet, Size
+from xrdkit.models.crystal_net import Size
 from xrdkit.train.plan import Plan
 
 STATE, CONSTANT = "state.safetensors", "constant.safetensors"
@@ -25,15 +26,17 @@ KIND = "training state"
 class Run:
     """What changes during training."""
 
-    model: PatternNet | PairNet
+    model: Network
     average: dict[str, Tensor]
     optimiser: torch.optim.AdamW
     step: int = 0
     epoch: int = 0
     done: int = 0  # steps of this epoch
+    data: str = ""  # mark of the structures that it learns from
+    pieces: int = 1  # into which blocks are cut, where memory is short
 
 
-def averaged(run: Run) -> PatternNet | PairNet:
+def averaged(run: Run) -> Network:
     """A copy of the network with the averaged weights, for use."""
     model = type(run.model)(run.model.size).to(next(run.model.parameters()).device)
     model.load_state_dict(run.average)
@@ -52,7 +55,7 @@ def begin(
             _same_size(start, model.size, size)
         return _run(model.to(device), plan)
     tensors, header = read_tensors(path, KIND)
-    _same_size(path, Size(**header["size"]), size)
+    _same_size(path, size_of(header, path), size)
     before = Plan(**header["plan"])
     if replace(plan, epochs=before.epochs, decay=before.decay) != before:
         raise ValueError(
@@ -75,14 +78,14 @@ def _same_size(path: str | Path, own: Size, asked: Size | None) -> None:
         )
 
 
-def _new(method: str, size: Size | None, seed: int) -> PatternNet | PairNet:
+def _new(method: str, size: Size | None, seed: int) -> Network:
     """A network whose weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return new_network(method, size)
 
 
-def _run(model: PatternNet | PairNet, plan: Plan) -> Run:
+def _run(model: Network, plan: Plan) -> Run:
     optimiser = torch.optim.AdamW(
         model.parameters(),
         plan.rate,
@@ -104,7 +107,7 @@ def save(path: Path, run: Run, plan: Plan) -> None:
     facts = {
         "plan": asdict(plan),
         "size": asdict(run.model.size),
-        **{k: getattr(run, k) for k in ("step", "epoch", "done")},
+        **{k: getattr(run, k) for k in ("step", "epoch", "done", "data")},
     }
     write_tensors(path, KIND, tensors, facts)
 
@@ -116,8 +119,7 @@ def _restored(
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
         parts.setdefault(kind, {})[name] = value.to(device)
-    model = new_network(plan.method, Size(**header["size"]))
-    fill(model, parts.pop("model"), path)
+    model = network_of(plan.method, header, parts.pop("model"), path)
     run = _run(model.to(device), plan)
     run.average = parts.pop("average")
     for name, parameter in model.named_parameters():
@@ -125,4 +127,5 @@ def _restored(
             state = {kind: values[name] for kind, values in parts.items()}
             run.optimiser.state[parameter] = state
     run.step, run.epoch, run.done = (header[k] for k in ("step", "epoch", "done"))
+    run.data = header.get("data", "")
     return run

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from xrdkit.models.checkpoint import PAIRS
 from xrdkit.models.contrast import backward
+from xrdkit.models.speed import autocast
 from xrdkit.packed import Packed
 from xrdkit.train import parallel
 from xrdkit.train.data import Patterns, batch_of, settings_for
 from xrdkit.train.log import PARTS
-from xrdkit.train.plan import METHODS, Plan, autocast
+from xrdkit.train.plan import METHODS, Plan
 from xrdkit.train.state import Run
 
 
@@ -35,6 +36,7 @@ def take_step(
     not on how many processes share the blocks.
     """
     crystals = sum(map(len, blocks))
+    blocks = [part for block in blocks for part in cut(block, run.pieces)]
     if plan.method == PAIRS:
         parts, bad = _pairs(run, plan, data, blocks=blocks, seen=seen), None
     else:
@@ -60,16 +62,25 @@ def take_step(
     return row | dict(zip(PARTS[plan.method], (parts / crystals).tolist(), strict=True))
 
 
+def cut(block: Tensor, pieces: int) -> tuple[Tensor, ...]:
+    """A block as so many equal parts, or single crystals."""
+    return block.split(-(-len(block) // pieces))
+
+
 def _shared(
     run: Run, plan: Plan, data: Packed, *, blocks: list[Tensor], seen: Patterns
 ) -> tuple[Tensor, int | None]:
     """Add gradients of this process's blocks; losses, both times crystals; a bad block."""
     own, world = parallel.place()
-    parts, bad = torch.zeros(3, device=data.crystals.lattice.device), None
-    for i in range(own, len(blocks), world):
-        found = _backward(run, plan, data, block=blocks[i], number=i, seen=seen)
-        parts += len(blocks[i]) * found
-        bad = i if bad is None and not bool(torch.isfinite(found).all()) else bad
+    device = data.crystals.lattice.device
+    parts, bad = torch.zeros(len(PARTS[plan.method]), device=device), None
+    with autocast(str(device)):  # around all blocks: weights are cast once
+        for i in range(own, len(blocks), world):
+            losses = _losses(run, plan, data, block=blocks[i], number=i, seen=seen)
+            (losses[0] * len(blocks[i])).backward()
+            found = torch.stack([part.detach().float() for part in losses])
+            parts += len(blocks[i]) * found
+            bad = i if bad is None and not bool(torch.isfinite(found).all()) else bad
     return parts, bad
 
 
@@ -90,20 +101,16 @@ def _pairs(
     return crystals * torch.stack(found).float()
 
 
-def _backward(
+def _losses(
     run: Run, plan: Plan, data: Packed, *, block: Tensor, number: int, seen: Patterns
-) -> Tensor:
-    """Add a block's gradient, times its crystals; its losses."""
-    device = data.crystals.lattice.device
+) -> tuple[Tensor, ...]:
+    """The loss of a block and its parts, means over its crystals."""
     seed = (plan.seed * 1_000_003 + run.step) * 4096 + number
     generator = torch.Generator().manual_seed(seed)
-    chosen = block.to(device)
+    chosen = block.to(data.crystals.lattice.device)
     batch = batch_of(data, chosen, seen.profiles)
     settings = settings_for(data, chosen, plan.settings, generator)
-    with autocast(str(device)):
-        losses = METHODS[plan.method].loss(run.model, batch, generator, settings=settings)
-    (losses.loss * len(block)).backward()
-    return torch.stack([part.detach().float() for part in losses])
+    return METHODS[plan.method].loss(run.model, batch, generator, settings=settings)
 
 
 def _average(run: Run, keep: float) -> None:

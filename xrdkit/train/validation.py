@@ -2,14 +2,18 @@
 
 import torch
 
+from xrdkit.models import cell_net
+from xrdkit.models.cell_net import CellNet
 from xrdkit.models.crystal_net import PatternNet
 from xrdkit.models.lattice import lattice_of
+from xrdkit.models.speed import autocast
 from xrdkit.packed import Packed
 from xrdkit.q_profile import clean_profiles
 from xrdkit.train.data import batch_of, taken
-from xrdkit.train.plan import METHODS, autocast
+from xrdkit.train.plan import METHODS
 
 LOSS_ENTRIES = 256  # crystals over which losses are averaged
+DRAWN, NEAR = 100, 0.03  # cells of each pattern, and how near is near
 SAMPLING = 50  # steps of the samples whose match rate is logged
 
 
@@ -43,6 +47,33 @@ def validate(
         if rmse is not None:
             row[name] = sum(first is not None for first, *_ in rmse) / len(rmse)
     return row
+
+
+def cell_rates(
+    model: CellNet, data: Packed, *, entries: int = 64, seed: int = 0, device: str = "cpu"
+) -> dict[str, float]:
+    """The loss on 256 crystals, and how many of some have a near cell among many drawn.
+
+    Near are 3 % in every edge and 3° in every angle of the Niggli cell, before any polish.
+    """
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    part = taken(data, order[:LOSS_ENTRIES]).to(device)
+    seen, counts = clean_profiles(part.crystals), part.crystals.counts.cpu()
+    generator, total, near = torch.Generator().manual_seed(seed), 0.0, []
+    for n in counts.unique().tolist():
+        index = torch.nonzero(counts == n).flatten().to(device)
+        batch = batch_of(part, index, seen)
+        few = index < entries
+        with torch.no_grad(), autocast(device):
+            total += len(index) * float(cell_net.loss(model, batch, generator).loss)
+            known = torch.ones(int(few.sum()), 2, dtype=torch.bool, device=device)
+            asked = model.asked(batch.profile[few], batch.numbers[few], known)
+            drawn = cell_net.sample(model, asked, generator, count=DRAWN)
+        off = (drawn - batch.cell[few, None]).abs()
+        off = torch.cat([off[..., :3] / batch.cell[few, None, :3], off[..., 3:] / 100], -1)
+        near += (off.amax(-1) < NEAR).any(1).tolist()
+    row = {"val_cell": total / len(part)}
+    return row | ({"val_near": sum(near) / len(near)} if near else {})
 
 
 def matches(
