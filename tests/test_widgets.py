@@ -236,7 +236,7 @@ def test_run_in_a_thread_tells_its_progress_and_leaves_the_kernel_free(pattern):
     assert "a run is going on" in widget.message
     assert widget.wait(60) is widget.solution
     assert widget.state == "done"
-    assert set(told[1:]) == {widget._thread}
+    assert set(told[1:]) == {widget._job.thread}
     assert widget.answer["best"].startswith("LaB6 Pm-3m, profile residual 0.")
     assert len(widget.view["fits"]) == 1
 
