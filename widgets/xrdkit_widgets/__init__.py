@@ -3,6 +3,7 @@
 from xrdkit_widgets.candidates_widget import CandidatesWidget
 from xrdkit_widgets.fit_plot import plot_fit
 from xrdkit_widgets.pattern_widget import PatternWidget
+from xrdkit_widgets.refine_widget import RefineWidget
 from xrdkit_widgets.solve_widget import SolveWidget
 
-__all__ = ["CandidatesWidget", "PatternWidget", "SolveWidget", "plot_fit"]
+__all__ = ["CandidatesWidget", "PatternWidget", "RefineWidget", "SolveWidget", "plot_fit"]
