@@ -140,7 +140,7 @@ class RefineWidget(anywidget.AnyWidget):
         self.go_to(self.place - 1)
 
     def export(self) -> Path:
-        """Write the fit as CIF to ``file``, over one that exists where ``replace`` is set."""
+        """Write the fit as CIF to ``file``, over an old one where ``replace`` is set."""
         path = Path(self.file.strip())
         if not self.file.strip():
             raise ValueError("no file is named; give one that ends in .cif")
