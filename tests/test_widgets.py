@@ -313,14 +313,22 @@ def test_file_without_a_wavelength_is_read_once_one_is_typed(pattern):
     np.testing.assert_array_equal(widget.pattern.intensity, pattern.intensity)
 
 
+def test_input_that_contradicts_itself_is_refused_before_a_run_starts(pattern):
+    widget = SolveWidget(pattern, "LaB6", **{**KNOWN, "space_group": "194"})
+    with pytest.raises(ValueError, match="cubic cell cannot have"):
+        widget.run()
+    tell(widget, kind="run")
+    assert "cubic cell cannot have" in widget.message
+    assert widget.state == "idle"
+
+
 def test_what_goes_wrong_in_a_run_is_said_and_raised_only_when_it_blocks(pattern):
-    given = {**KNOWN, "space_group": "194"}
-    widget = SolveWidget(pattern, "LaB6", **given)
+    widget = SolveWidget(pattern, "LaB6", **KNOWN, phases="Ag7Te9")
     widget.run()
     widget.wait(30)
     assert widget.state == "failed"
-    assert "cubic cell cannot have" in widget.message
-    with pytest.raises(ValueError, match="cubic cell cannot have"):
+    assert "Ag7Te9" in widget.message
+    with pytest.raises(ValueError, match="Ag7Te9"):
         widget.run(block=True)
 
 

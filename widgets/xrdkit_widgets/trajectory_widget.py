@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import numpy as np
 import traitlets
+from pymatgen.analysis.local_env import CovalentRadius  # long: not in the midst of a run
+from pymatgen.core import Element
 
 from xrdkit.crystal import to_structure
 from xrdkit.report.notebook import html_of
@@ -115,9 +117,6 @@ class TrajectoryWidget(anywidget.AnyWidget):
 
 def path_of(crystals: Crystals) -> dict[str, Any]:
     """Lattice rows (Å), atoms and their elements, frame after frame, as bytes."""
-    from pymatgen.analysis.local_env import CovalentRadius
-    from pymatgen.core import Element
-
     numbers = crystals.numbers.numpy()
     known = sorted(set(numbers.tolist()), reverse=True)
     elements = [Element.from_Z(z) for z in known]
