@@ -1,10 +1,10 @@
-const ENTRIES = [ // key of a row, heading
-  ["value", "value"],
-  ["esd", "e.s.d."],
-  ["low", "from"],
-  ["high", "to"],
-  ["tie", "tied to"],
-  ["restraint", "restraint"],
+const ENTRIES = [ // key of a row, heading, what a screen reader says
+  ["value", "value", "value"],
+  ["esd", "e.s.d.", ""],
+  ["low", "from", "lower limit"],
+  ["high", "to", "upper limit"],
+  ["tie", "constraint", "constraint"],
+  ["restraint", "restraint", "restraint"],
 ];
 const OF_U = [["site", "for each site"], ["element", "for each element"], ["overall", "one for all"]];
 
@@ -54,10 +54,10 @@ export default {
       field(model, ends, "replace", "replace file", { type: "checkbox" }));
 
     const { element: table, update, enable } = parameterTable(model);
-    fill(el, make("div", { className: "bar" }, run, own, stop, bar, pace), more, message, figures, tools, host,
+    fill(el, make("div", { className: "bar" }, run, own, stop, bar, pace), more, figures, tools, host,
       history, make("div", { className: "row" }, byName),
       make("div", { className: "wide parameters", tabIndex: 0, role: "region", ariaLabel: "parameters" }, table),
-      warnings, files, said);
+      message, warnings, files, said);
 
     ends.push(follow(model, ["view", "axis", "root"], () =>
       plot.show({ ...decoded(model.get("view")), axis: model.get("axis"), root: model.get("root") })));
@@ -129,10 +129,18 @@ function parameterTable(model) {
     const send = (key, text) => model.send({ kind: "edit", name, key, text });
     const box = make("input", { type: "checkbox", ariaLabel: `refine ${name}` });
     box.addEventListener("change", () => send("refine", box.checked));
-    const entries = ENTRIES.map(([key, text]) => {
+    const entries = ENTRIES.map(([key, , text]) => {
       if (key === "esd") return make("span");
       const input = make("input", { type: "text", ariaLabel: `${text} of ${name}`, spellcheck: false, autocomplete: "off" });
-      input.addEventListener("change", () => send(key, input.value));
+      const commit = () => {
+        if (input.value !== input.told) send(key, input.value);
+        input.told = input.value;
+      };
+      input.addEventListener("change", commit);
+      input.addEventListener("keydown", (event) => {
+        if (event.key === "Enter") commit();
+        if (event.key === "Escape") input.value = input.told;
+      });
       return input;
     });
     const cells = entries.map((entry, i) => make("td", { className: ENTRIES[i][0] }, entry));
@@ -145,7 +153,8 @@ function parameterTable(model) {
         const key = ENTRIES[i][0], wrong = Boolean(errors[`${name} ${key}`]);
         if (key === "esd") entry.textContent = told.esd;
         else {
-          if (!wrong && entry !== document.activeElement) entry.value = told[key];
+          if (!wrong && (entry !== document.activeElement || entry.value === entry.told)) entry.value = told[key];
+          if (!wrong) entry.told = told[key];
           entry.setAttribute("aria-invalid", String(wrong));
         }
       });

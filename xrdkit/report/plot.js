@@ -75,9 +75,10 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
     const ratio = window.devicePixelRatio || 1;
     if (!data || !width) return;
     if (!colours.has("font")) colours.set("font", `12px ${getComputedStyle(host).fontFamily}`);
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
+    const [across, down] = [Math.round(width * ratio), Math.round(height * ratio)];
+    if (canvas.width !== across || canvas.height !== down) [canvas.width, canvas.height] = [across, down];
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.clearRect(0, 0, width, height);
     pen.font = colours.get("font");
     const { x, observed, background, fits } = data;
     const first = Math.max(indexOf(x, from) - 1, 0), last = Math.min(indexOf(x, to) + 1, x.length);
