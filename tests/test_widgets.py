@@ -269,6 +269,35 @@ def test_stop_ends_a_run_and_another_can_start(pattern):
     assert widget.run(block=True) is widget.solution
 
 
+def worked(seconds: float) -> None:
+    """Wait until this process has worked so long: others on the machine do not count."""
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_run_makes_five_steps_in_every_second_and_stops_within_a_third(pattern):
+    widget = SolveWidget(pattern, "LaB6", sources=["templates"])
+    stops, steps, told = [], [], widget._job.told
+    widget._job.told = lambda now: steps.append(time.process_time()) or told(now)
+    for seconds in (0.5, 1.5, 2.5):
+        started = time.process_time()
+        widget.run()
+        worked(seconds)
+        assert widget.state == "running"
+        widget.stop()
+        stopped = time.process_time()
+        widget.wait(30)
+        stops.append(time.process_time() - stopped)
+        assert widget.state == "stopped"
+        edges = np.arange(started, stopped - 0.5, 0.5)
+        for edge in edges:
+            assert sum(edge <= step < edge + 0.5 for step in steps) >= 2.5
+    print(f"stop to stopped {max(stops):.2f} s, {len(steps) / 4.5:.0f} steps a second")
+    assert max(stops) < 0.3
+
+
 @pytest.mark.slow
 def test_best_fit_is_drawn_while_it_is_refined(pattern):
     widget = SolveWidget(pattern, "LaB6", **KNOWN, candidates=1, engine="builtin")
