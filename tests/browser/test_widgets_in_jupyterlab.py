@@ -77,7 +77,7 @@ def page(folder):
             executable_path=lab.chromium(), args=lab.ARGUMENTS
         )
         page = browser.new_page(viewport={"width": 1100, "height": 900})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(150_000)
         page.noted = lab.watch(page)
         page.goto(f"{address}/lab/tree/widgets.ipynb")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
@@ -235,7 +235,7 @@ def test_parameters_are_edited_marked_and_refused_where_they_are_wrong(page):
     own.get_by_label("parameters by name or pattern").fill("background:*")
     own.get_by_role("button", name="fix these parameters").click()
     own.get_by_text("background · 0 of").wait_for()
-    own.get_by_label("constraint of x:O1").fill("2 x")
+    own.get_by_label("constraint of x:O1").fill("2 x y")
     own.get_by_label("constraint of x:O1").press("Tab")
     own.get_by_role("alert").filter(has_text="is not a sum of numbers and names").wait_for()
     assert own.get_by_label("constraint of x:O1").get_attribute("aria-invalid") == "true"
@@ -379,7 +379,7 @@ def reopened(page):
         fresh = page.context.browser.new_page(viewport={"width": 1100, "height": 900})
         fresh.goto(page.url)
         try:
-            output(fresh, PATTERN).locator("canvas").wait_for(timeout=20_000)
+            output(fresh, PATTERN).locator("canvas").wait_for(timeout=40_000)
             return fresh
         except sync_api.TimeoutError:
             fresh.close()

@@ -110,7 +110,7 @@ export default {
       const keys = { ArrowLeft: now - 1, ArrowRight: now + 1, Home: 0, End: count - 1 };
       const own = event.target.matches("select, input:not([type='range'])");
       if (own || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
-      if (event.key === " " && !event.target.matches("button, input")) playing ? pause() : start();
+      if (event.key === " " && !event.target.matches("button")) playing ? pause() : start();
       else if (event.key in keys) {
         if (playing) pause();
         jump(keys[event.key], true);
