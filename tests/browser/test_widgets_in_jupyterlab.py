@@ -264,18 +264,25 @@ def test_trajectory_is_played_without_the_kernel_within_its_time(page):
     picture(page, TRAJECTORY, "trajectory")
     own.get_by_label("frames a second").select_option("60")
     crystal.focus()
-    spent = []
-    for _ in range(2):  # what else this machine does only adds to it
-        page.keyboard.press("Home")
-        before = cpu(page)
-        page.keyboard.press(" ")
-        own.get_by_text(f"{FRAMES} of {FRAMES}").wait_for()
-        spent.append(1000 * (cpu(page) - before) / FRAMES)
+    page.keyboard.press("Home")
+    page.keyboard.press(" ")
+    spent = list(milliseconds(page, own.locator(".place")))
     script = float(own.locator(".xrdkit").get_attribute("data-milliseconds"))
     print(f"{min(spent):.1f} ms of CPU a frame; the last one was drawn in {script:.1f} ms")
-    assert min(spent) < 16
+    assert min(spent) < 16  # what else this machine does only adds to it
     assert f"| {FRAMES - 1} " in asked(page)
     assert int(asked(page).split()[-1]) < 2_000_000
+
+
+def milliseconds(page, place):
+    """CPU time a frame of each part of a play, until its end."""
+    shown, used = 0, cpu(page)
+    while shown < FRAMES:
+        page.wait_for_timeout(500)
+        now, then = int(place.inner_text().split()[0]), cpu(page)
+        if now > shown:
+            yield 1000 * (then - used) / (now - shown)
+            shown, used = now, then
 
 
 def cpu(page) -> float:
