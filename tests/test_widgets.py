@@ -10,17 +10,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pymatgen.analysis.diffraction.xrd import XRDCalculator
+from pymatgen.core import Lattice, Structure
 from textbook import STRUCTURES
 from traitlets import TraitError
 
 import xrdkit
-from xrdkit.crystal import read_cif
+from xrdkit.crystal import from_structures, read_cif
 from xrdkit.pattern import prepare
-from xrdkit.types import Pattern, Progress, Solution
-from xrdkit_widgets import CandidatesWidget, PatternWidget, SolveWidget, typed
+from xrdkit.refine.rietveld import refine, refine_steps
+from xrdkit.types import Fit, Pattern, Progress, Solution
+from xrdkit_widgets import (
+    CandidatesWidget,
+    PatternWidget,
+    RefineWidget,
+    SolveWidget,
+    TrajectoryWidget,
+    typed,
+)
 from xrdkit_widgets.drawn import POINTS, pattern_view
 from xrdkit_widgets.pace import Pace
 
+WIDGETS = (
+    CandidatesWidget,
+    PatternWidget,
+    RefineWidget,
+    SolveWidget,
+    TrajectoryWidget,
+)
 CELL = "4.157 4.157 4.157 90 90 90"
 KNOWN = {"cell": CELL, "space_group": "P m -3 m", "sources": ["templates"]}
 
@@ -49,7 +65,7 @@ def floats(data: bytes) -> np.ndarray:
 
 
 def test_joined_scripts_are_one_module_without_imports_and_addresses():
-    for widget in (PatternWidget, SolveWidget, CandidatesWidget):
+    for widget in WIDGETS:
         text = widget._esm
         assert text.count("export default") == 1
         assert not re.search(r"^\s*import\s", text, re.M)
@@ -57,7 +73,7 @@ def test_joined_scripts_are_one_module_without_imports_and_addresses():
 
 
 def test_scripts_only_ask_for_traits_that_are_there():
-    for widget in (PatternWidget, SolveWidget, CandidatesWidget):
+    for widget in WIDGETS:
         asked = set(re.findall(r'model\.get\("(\w+)"\)', widget._esm))
         asked |= set(re.findall(r'field\(model, ends, "(\w+)"', widget._esm))
         optional = {"most_bytes", "errors"}  # of the elements that not every widget has
@@ -225,7 +241,7 @@ def test_run_in_a_thread_tells_its_progress_and_leaves_the_kernel_free(pattern):
     assert "a run is going on" in widget.message
     assert widget.wait(60) is widget.solution
     assert widget.state == "done"
-    assert set(told[1:]) == {widget._thread}
+    assert set(told[1:]) == {widget._job.thread}
     assert widget.answer["best"].startswith("LaB6 Pm-3m, profile residual 0.")
     assert len(widget.view["fits"]) == 1
 
@@ -240,6 +256,35 @@ def test_stop_ends_a_run_and_another_can_start(pattern):
     assert widget.state == "stopped"
     widget.cell, widget.space_group = CELL, "221"
     assert widget.run(block=True) is widget.solution
+
+
+def worked(seconds: float) -> None:
+    """Wait until this process has worked so long: others on the machine do not count."""
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_run_makes_five_steps_in_every_second_and_stops_within_a_third(pattern):
+    widget = SolveWidget(pattern, "LaB6", sources=["templates"])
+    stops, steps, told = [], [], widget._job.told
+    widget._job.told = lambda now: steps.append(time.process_time()) or told(now)
+    for seconds in (0.5, 1.5, 2.5):
+        started = time.process_time()
+        widget.run()
+        worked(seconds)
+        assert widget.state == "running"
+        widget.stop()
+        stopped = time.process_time()
+        widget.wait(30)
+        stops.append(time.process_time() - stopped)
+        assert widget.state == "stopped"
+        edges = np.arange(started, stopped - 0.5, 0.5)
+        for edge in edges:
+            assert sum(edge <= step < edge + 0.5 for step in steps) >= 2.5
+    print(f"stop to stopped {max(stops):.2f} s, {len(steps) / 4.5:.0f} steps a second")
+    assert max(stops) < 0.3
 
 
 @pytest.mark.slow
@@ -302,14 +347,22 @@ def test_file_without_a_wavelength_is_read_once_one_is_typed(pattern):
     np.testing.assert_array_equal(widget.pattern.intensity, pattern.intensity)
 
 
+def test_input_that_contradicts_itself_is_refused_before_a_run_starts(pattern):
+    widget = SolveWidget(pattern, "LaB6", **{**KNOWN, "space_group": "194"})
+    with pytest.raises(ValueError, match="cubic cell cannot have"):
+        widget.run()
+    tell(widget, kind="run")
+    assert "cubic cell cannot have" in widget.message
+    assert widget.state == "idle"
+
+
 def test_what_goes_wrong_in_a_run_is_said_and_raised_only_when_it_blocks(pattern):
-    given = {**KNOWN, "space_group": "194"}
-    widget = SolveWidget(pattern, "LaB6", **given)
+    widget = SolveWidget(pattern, "LaB6", **KNOWN, phases="Ag7Te9")
     widget.run()
     widget.wait(30)
     assert widget.state == "failed"
-    assert "cubic cell cannot have" in widget.message
-    with pytest.raises(ValueError, match="cubic cell cannot have"):
+    assert "Ag7Te9" in widget.message
+    with pytest.raises(ValueError, match="Ag7Te9"):
         widget.run(block=True)
 
 
@@ -417,3 +470,286 @@ def test_solution_without_structures_is_shown_as_such(solution):
     assert (widget.rows, widget.view) == ([], {})
     with pytest.raises(ValueError, match="no structure was found"):
         widget.export("cif")
+
+
+# RefineWidget
+
+
+def rutile(**changes) -> Structure:
+    cell = Lattice.tetragonal(changes.get("a", 4.60), 2.96)
+    sites = [[0, 0, 0], [0.305, 0.305, 0]]
+    return Structure.from_spacegroup("P4_2/mnm", cell, ["Ti", "O"], sites)
+
+
+@pytest.fixture(scope="module")
+def measured() -> Pattern:
+    return xrdkit.read(xrdkit.examples.path("rutile"))
+
+
+@pytest.fixture(scope="module")
+def refined(measured) -> Fit:
+    return RefineWidget(measured, rutile()).run(block=True)
+
+
+def row_of(widget: RefineWidget, name: str) -> dict:
+    return next(row for row in widget.rows if row["name"] == name)
+
+
+def test_structure_is_scaled_to_the_pattern_before_anything_is_run(measured):
+    widget = RefineWidget(measured, rutile())
+    assert widget.state == "idle"
+    assert widget.history == ["start · R_wp 15.73 %"]
+    calculated = floats(widget.view["fits"][0]["calculated"])
+    assert calculated.max() == pytest.approx(measured.intensity.max(), rel=0.5)
+    assert set(widget.table.free) >= {"scale", "background:0"}
+
+
+def test_refinement_in_stages_is_that_of_the_library_and_draws_every_cycle(measured):
+    widget = RefineWidget(measured, rutile())
+    drawn, told = [], []
+    widget.observe(lambda change: drawn.append(widget.state), "view")
+    widget.observe(lambda change: told.append(change["new"]), "progress")
+    fit = widget.run(block=True)
+    theirs = refine(measured, rutile())
+    assert fit.r_wp == pytest.approx(theirs.r_wp, abs=1e-6)
+    assert widget.fit is fit
+    assert widget.figures["R_wp"] == f"{theirs.r_wp:.2f} %"
+    assert len(drawn) > 30
+    assert told[-1]["message"].startswith("R_wp ")
+    a = fit.table["a"]
+    row = row_of(widget, "a")
+    assert float(row["value"]) == pytest.approx(a.value, abs=a.esd)
+    assert float(row["esd"]) == pytest.approx(a.esd, rel=0.1)
+
+
+def test_what_symmetry_ties_is_not_in_the_table_and_groups_are_named(measured, refined):
+    widget = RefineWidget(measured, refined)
+    names = [row["name"] for row in widget.rows]
+    assert "b" not in names
+    assert "y:O1" not in names
+    groups = {row["name"]: row["group"] for row in widget.rows}
+    assert groups["background:0"] == "background"
+    assert groups["W"] == "instrument and sample"
+    assert groups["c"] == "TiO2"
+    assert groups["u:O1"] == "TiO2: atoms"
+
+
+def test_edited_value_is_drawn_at_once_and_a_run_refines_exactly_what_is_marked(
+    measured, refined
+):
+    widget = RefineWidget(measured, refined)
+    before = widget.view
+    tell(widget, kind="edit", name="a", key="value", text="4.61")
+    assert widget.table["a"].value == 4.61
+    assert widget.fit.r_wp > refined.r_wp + 5
+    assert widget.view != before
+    tell(widget, kind="mark", names=list(widget.table.names), refine=False)
+    tell(widget, kind="mark", names=["a"], refine=True)
+    assert widget.table.free == ("a",)
+    fit = widget.run(marked=True, block=True)
+    assert fit.table["a"].value == pytest.approx(refined.table["a"].value, abs=2e-4)
+    assert fit.table["c"].value == refined.table["c"].value
+    assert fit.n_parameters == 1
+
+
+def test_changes_and_runs_are_undone_and_done_again(measured, refined):
+    widget = RefineWidget(measured, refined)
+    widget.edit("u:*", refine=False)
+    tell(widget, kind="edit", name="zero", key="value", text="0,05")
+    assert [note.split(" · ")[0] for note in widget.history] == [
+        "start",
+        "u:*: refine False",
+        "zero: value 0.05",
+    ]
+    widget.undo()
+    assert widget.table["zero"].value == 0
+    assert not widget.table["u:O1"].refine
+    tell(widget, kind="go", place=2)
+    assert widget.table["zero"].value == 0.05
+    tell(widget, kind="go", place=0)
+    assert widget.fit is refined
+    widget.edit("zero", refine=True)
+    assert len(widget.history) == 2
+    widget.undo()
+    with pytest.raises(ValueError, match="there is nothing to undo"):
+        widget.undo()
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "text", "said"),
+    [
+        ("a", "value", "wide", "'wide' is not a number; write for example 0.25"),
+        ("x:O1", "tie", "z:Q", "there is no parameter 'z:Q'"),
+        ("x:O1", "tie", "2 x y", "is not a sum of numbers and names"),
+        ("a", "low", "9", "limits 9–5.06 of a are empty"),
+        ("a", "restraint", "4.6", "is not a value and its standard deviation"),
+        ("a", "restraint", "4.6 ± 0", "a positive standard deviation"),
+        ("q", "value", "1", "there is no parameter 'q'"),
+        ("a", "tie", "+c" * 200, "tie of 400 characters; at most 200 are read"),
+    ],
+)
+def test_wrong_entry_is_explained_and_changes_nothing(
+    measured, refined, name, key, text, said
+):
+    widget = RefineWidget(measured, refined)
+    tell(widget, kind="edit", name=name, key=key, text=text)
+    assert said in widget.message
+    assert list(widget.errors) == [f"{name} {key}"]
+    assert widget.table is refined.table
+    tell(widget, kind="edit", name="zero", key="refine", text=True)
+    assert (widget.message, widget.errors) == ("", {})
+
+
+def test_tie_limits_and_restraint_are_taken_from_what_is_typed(measured, refined):
+    widget = RefineWidget(measured, refined)
+    tell(widget, kind="edit", name="u:O1", key="tie", text="2*u:Ti1")
+    tell(widget, kind="edit", name="c", key="restraint", text="2.96 ± 0.01")
+    tell(widget, kind="edit", name="a", key="high", text="")
+    assert widget.message == ""
+    table = widget.table
+    assert table["u:O1"].value == pytest.approx(2 * table["u:Ti1"].value)
+    assert not table["u:O1"].refine
+    assert row_of(widget, "c")["restraint"] == "2.96 ± 0.01"
+    assert table["a"].high == np.inf
+    assert row_of(widget, "a")["high"] == ""
+
+
+def test_stopped_refinement_keeps_what_was_reached_and_nothing_changes_meanwhile(measured):
+    widget = RefineWidget(measured, rutile())
+    reached = threading.Event()
+    widget.observe(lambda change: reached.set(), "rows")
+    widget.run()
+    tell(widget, kind="edit", name="zero", key="value", text="1")
+    assert "a run is going on in this widget" in widget.message
+    assert reached.wait(30)
+    widget.stop()
+    widget.wait(30)
+    assert widget.state == "stopped"
+    assert widget.history[-1].startswith("in stages, stopped · R_wp")
+    assert widget.fit.table is not None
+    tell(widget, kind="run", marked=True)
+    assert widget.wait(60).r_wp < 15
+
+
+def test_refined_structure_is_written_once(measured, refined, tmp_path):
+    widget = RefineWidget(measured, refined, file=str(tmp_path / "rutile.cif"))
+    tell(widget, kind="export")
+    assert widget.said.endswith("rutile.cif")
+    assert read_cif(widget.file).lattice.a == pytest.approx(4.5937, abs=1e-3)
+    tell(widget, kind="export")
+    assert "exists already; tick 'replace file'" in widget.message
+    widget.replace = True
+    tell(widget, kind="export")
+    assert widget.message == ""
+
+
+def test_structure_that_cannot_be_refined_is_refused_at_once(measured):
+    with pytest.raises(FileNotFoundError, match=r"none\.cif"):
+        RefineWidget(measured, "none.cif")
+    with pytest.raises(ValueError, match="prepared"):
+        RefineWidget(prepare(measured), rutile())
+
+
+# TrajectoryWidget
+
+
+def path_to(end: Structure, count: int) -> list[Structure]:
+    """Structures on a straight way from a strained, displaced copy to the end."""
+    off = np.random.default_rng(0).uniform(-0.2, 0.2, (len(end), 3))
+    strain = np.array([[0.2, 0.1, 0], [0, -0.1, 0], [0, 0, 0.3]])
+    frames = []
+    for t in np.linspace(1, 0, count):
+        lattice = Lattice(end.lattice.matrix @ (np.eye(3) + t * strain))
+        frames.append(Structure(lattice, end.species, end.frac_coords + t * off))
+    return frames
+
+
+def test_atoms_and_cells_of_every_frame_are_sent_as_they_are():
+    frames = path_to(rutile(), 7)
+    path = TrajectoryWidget(frames).path
+    assert path["frames"] == 7
+    lattice = floats(path["lattice"]).reshape(7, 3, 3)
+    np.testing.assert_allclose(lattice[2], frames[2].lattice.matrix, rtol=1e-6)
+    frac = floats(path["frac"]).reshape(7, 6, 3)
+    np.testing.assert_allclose(frac[2], frames[2].frac_coords % 1, atol=1e-6)
+    kinds = np.frombuffer(path["kinds"], "u1").reshape(7, 6)
+    assert [path["elements"][k]["symbol"] for k in kinds[0]] == ["Ti"] * 2 + ["O"] * 4
+
+
+def test_frames_may_differ_in_their_number_of_atoms():
+    widget = TrajectoryWidget([rutile(), STRUCTURES["NaCl"], rutile()])
+    counts = np.frombuffer(widget.path["counts"], "<u4")
+    assert counts.tolist() == [6, len(STRUCTURES["NaCl"]), 6]
+    widget.frame = 1
+    assert widget.structure.composition.reduced_formula == "NaCl"
+
+
+def test_curves_are_those_of_pymatgen():
+    frames = path_to(rutile(), 5)
+    widget = TrajectoryWidget(frames)
+    lines = {line["name"]: line["values"] for c in widget.curves for line in c["lines"]}
+    cells = np.array([frame.lattice.parameters for frame in frames]).T
+    for name, values in zip("abcαβγ", cells, strict=True):
+        np.testing.assert_allclose(floats(lines[name]), values, rtol=1e-5)
+    np.testing.assert_allclose(floats(lines["V"]), [f.volume for f in frames], rtol=1e-5)
+
+
+def test_residual_falls_to_that_of_the_right_structure_and_rmse_to_zero(measured):
+    end = rutile(a=4.594)
+    frames = [STRUCTURES["NaCl"], *path_to(end, 8)]
+    widget = TrajectoryWidget(frames, pattern=measured, reference=end)
+    residual = floats(widget.curves[-2]["lines"][0]["values"])
+    assert widget.curves[-2]["title"] == "profile residual"
+    assert residual[1] > 0.7
+    assert residual[-1] < 0.3
+    rmse = floats(widget.curves[-1]["lines"][0]["values"])
+    assert np.isnan(rmse[0])  # no match
+    assert rmse[1] > 0.2
+    assert rmse[-1] == pytest.approx(0, abs=1e-5)
+    points = len(floats(widget.view["x"]))
+    assert len(floats(widget.view["all"])) == 9 * points
+
+
+def test_steps_of_a_refinement_bring_their_own_patterns(measured):
+    widget = TrajectoryWidget(refine_steps(measured, rutile()))
+    assert widget.curves[-1]["title"] == "R_wp (%)"
+    r_wp = floats(widget.curves[-1]["lines"][0]["values"])
+    assert r_wp[-1] == pytest.approx(5.03, abs=0.02)
+    assert r_wp[-1] < r_wp[0]
+    assert widget.path["frames"] == len(r_wp)
+
+
+def test_one_of_several_crystals_in_a_step_is_shown():
+    batch = from_structures([rutile(), STRUCTURES["NaCl"]])
+    assert TrajectoryWidget([batch, batch], which=1).structure.formula == "Na4 Cl4"
+    with pytest.raises(ValueError, match="there is no crystal 2; a step has 2"):
+        TrajectoryWidget([batch], which=2)
+
+
+def test_two_hundred_frames_of_twenty_atoms_with_patterns_are_below_two_megabytes(measured):
+    end = rutile() * (2, 2, 1)
+    widget = TrajectoryWidget(path_to(end, 200), pattern=measured)
+    assert len(end) == 24
+    assert 1e6 < widget.sent < 2e6
+
+
+@pytest.mark.parametrize(
+    ("frames", "said"),
+    [
+        ([], "the trajectory is empty"),
+        ([Progress("refine", 1, 3, 0.2)], "the trajectory is empty"),
+        (["rutile.cif"], "a str is no step of a trajectory"),
+        (5001 * [rutile()], "more than 5000 steps"),
+    ],
+)
+def test_what_is_no_trajectory_is_refused(frames, said):
+    with pytest.raises(ValueError, match=said):
+        TrajectoryWidget(frames)
+
+
+def test_frame_and_supercell_stay_within_what_there_is():
+    widget = TrajectoryWidget(path_to(rutile(), 3))
+    with pytest.raises(TraitError, match="there is no frame 3; give 0 to 2"):
+        widget.frame = 3
+    with pytest.raises(TraitError, match="is not three numbers from 1 to 4"):
+        widget.supercell = [1, 1, 9]

@@ -13,3 +13,16 @@ def result_of(steps: Iterator[Progress]) -> Any:
             next(steps)
         except StopIteration as finished:
             return finished.value
+
+
+def told(steps: Iterator[Progress], now: Progress) -> Iterator[Progress]:
+    """Yield ``now`` at every step of another job, so that it can be stopped there.
+
+    Returns what that job returns.
+    """
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            return finished.value
+        yield now

@@ -29,9 +29,10 @@ from xrdkit.library import Library
 from xrdkit.models.weights import located
 from xrdkit.phases import foreign_phases, known_phases
 from xrdkit.problem import pose
+from xrdkit.progress import told
 from xrdkit.rank import rank, scored, sound
 from xrdkit.refine.batch import refine_steps
-from xrdkit.refine.determined import determined
+from xrdkit.refine.determined import determined_steps
 from xrdkit.refine.final import check_engine, refined_steps
 from xrdkit.refine.symmetry import raised
 from xrdkit.types import Candidate, Fit, Pattern, Problem, Progress, Solution, Source
@@ -77,7 +78,8 @@ def solve_steps(
 ) -> Iterator[Progress]:
     """The pipeline as a generator: yields Progress, returns the Solution.
 
-    ``given`` is what else is known: contents, cell, space_group, library, exclude.
+    What is wrong with the input is said here, before the first step. ``given`` is what
+    else is known: contents, cell, space_group, library, exclude.
     """
     lap, where = Laps(), usable_device(device)
     if sources is None:
@@ -94,23 +96,38 @@ def solve_steps(
         raise ValueError("a cell is given and cells are to be looked for; give one of them")
     if engine:
         check_engine(engine, pattern)
-    problem = with_known(pose(pattern, formula, **given), several(phases))
-    if index:
+    settings = {"formula": formula, "sources": sources, "candidates": candidates}
+    settings |= {"seed": seed, "phases": phases, "index": index, "engine": engine}
+    problem = pose(pattern, formula, **given)
+    settings |= {"weights": weights, **given}
+    return pipeline(pattern, problem, asked, settings, device=where, lap=lap)
+
+
+def pipeline(
+    pattern: Pattern,
+    problem: Problem,
+    asked: list[tuple[Source, Needed]],
+    settings: dict[str, Any],
+    *,
+    device: torch.device,
+    lap: Laps,
+) -> Iterator[Progress]:
+    """Yield progress from the problem that was posed to its Solution, which is returned."""
+    problem = with_known(problem, several(settings["phases"]))
+    if settings["index"]:
         problem = yield from cells_for(problem)
     lap("prepare")
-    generator = torch.Generator().manual_seed(seed)
-    fits = yield from search(problem, asked, generator, where, lap)
-    solution = rank(problem, fits, candidates)
+    generator = torch.Generator().manual_seed(settings["seed"])
+    fits = yield from search(problem, asked, generator, device, lap)
+    yield Progress("rank", 0, 1, fits[0] if fits else None)
+    solution = rank(problem, fits, settings["candidates"])
     lap("rank")
-    solution = explained(solution, where)
+    solution = yield from explained(solution, device)
     lap("explain")
-    if engine:
+    if engine := settings["engine"]:
         solution = yield from refined_steps(solution, pattern, engine)
         lap("full profile")
-    asked_for = {"formula": formula, "sources": sources, "candidates": candidates}
-    asked_for |= {"seed": seed, "phases": phases, "index": index, "engine": engine}
-    asked_for |= {"weights": weights, **given}
-    return replace(solution, seconds=lap.seconds, settings=asked_for)
+    return replace(solution, seconds=lap.seconds, settings=settings)
 
 
 def search(
@@ -136,7 +153,11 @@ def search(
             yield Progress("refine", 1, 1, fits[0], f"residual {fits[0].residual:.3f}")
         now = seen_with(problem, fits)
         lap("refine")
-    if higher := [candidate for fit in fits[:RAISED] for candidate in raised(fit, problem)]:
+    higher: list[Candidate] = []
+    for fit in fits[:RAISED]:
+        higher += raised(fit, problem)
+        yield Progress("refine", 1, 1, fits[0], f"{len(higher)} with higher symmetry")
+    if higher:
         rest = fits[KEPT:]
         fits = (yield from refined(now, higher, fits, device)) + rest
         lap("refine")
@@ -279,16 +300,17 @@ def with_known(problem: Problem, phases: "tuple[str | Path | Structure, ...]") -
     return replace(problem, phases=found)
 
 
-def explained(solution: Solution, device: torch.device) -> Solution:
-    """The solution with what the pattern determines, and names for what is left of it."""
+def explained(solution: Solution, device: torch.device) -> Iterator[Progress]:
+    """Yield steps; return the solution with what is determined, and names for the rest."""
     if not solution.fits:
         return solution
     problem, fits = solution.problem, solution.fits
-    told = determined(
+    steps = determined_steps(
         problem.pattern, list(fits[:TOLD]), phases=problem.phases, device=device
     )
+    known = yield from told(steps, Progress("explain", 0, 1, fits[0]))
     foreign = foreign_phases(problem, fits[0])
-    return replace(solution, fits=(*told, *fits[TOLD:]), foreign=foreign)
+    return replace(solution, fits=(*known, *fits[TOLD:]), foreign=foreign)
 
 
 def usable_device(device: torch.device | str | None) -> torch.device:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from xrdkit.crystal import read_cif
 from xrdkit.examples import path
 
 pytestmark = pytest.mark.slow
@@ -17,10 +18,21 @@ lab = pytest.importorskip("lab")
 if lab.chromium() is None:
     pytest.skip("needs chromium", allow_module_level=True)
 
-START, PATTERN, AGAIN, SOLVE, CANDIDATES, ASK = range(6)
+START, PATTERN, AGAIN, SOLVE, CANDIDATES, REFINE, REFINE_AGAIN = range(7)
+TRAJECTORY, TRAJECTORY_AGAIN, ASK = range(7, 10)
+DRAWN = {
+    PATTERN: "pattern",
+    SOLVE: "solve",
+    CANDIDATES: "candidates",
+    REFINE: "refine",
+    TRAJECTORY: "trajectory",
+}
+FRAMES = 200
 CELLS = [
     "import xrdkit\n"
-    "from xrdkit_widgets import CandidatesWidget, PatternWidget, SolveWidget\n"
+    "import numpy as np\n"
+    "from pymatgen.core import Lattice, Structure\n"
+    "from xrdkit_widgets import *\n"
     "pattern = xrdkit.read(xrdkit.examples.path('lab6'))\n"
     "known = dict(cell=(4.157, 4.157, 4.157, 90, 90, 90), space_group=221)\n"
     "known |= dict(sources='templates', progress=False)\n"
@@ -30,8 +42,22 @@ CELLS = [
     "solver = SolveWidget(cell='4.157 4.157 4.157 90 90 90', space_group='221', "
     "sources=['templates'])\nsolver",
     "table = CandidatesWidget(solution, pattern=pattern)\ntable",
+    "sites = [[0, 0, 0], [0.305, 0.305, 0]]\n"
+    "cell = Lattice.tetragonal(4.60, 2.96)\n"
+    "rutile = Structure.from_spacegroup('P4_2/mnm', cell, ['Ti', 'O'], sites)\n"
+    "titania = xrdkit.read(xrdkit.examples.path('rutile'))\n"
+    "refiner = RefineWidget(titania, rutile)\nrefiner",
+    "refiner",
+    "end = rutile * (2, 2, 1)\n"
+    "off = np.random.default_rng(0).uniform(-0.2, 0.2, (len(end), 3))\n"
+    "strain = np.array([[0.2, 0.1, 0], [0, -0.1, 0], [0, 0, 0.3]])\n"
+    "frames = [Structure(end.lattice.matrix @ (np.eye(3) + t * strain), end.species, "
+    f"end.frac_coords + t * off) for t in np.linspace(1, 0, {FRAMES})]\n"
+    "played = TrajectoryWidget(frames, pattern=titania)\nplayed",
+    "played",
     "print('excluded', looked.excluded, looked.prepared and len(looked.prepared), '|', "
-    "solver.state, bool(solver.solution), '|', table.chosen, table.notes)",
+    "solver.state, bool(solver.solution), '|', table.chosen, table.notes, '|', "
+    "refiner.state, refiner.place, refiner.fit.r_wp, '|', played.frame, played.sent)",
 ]
 
 
@@ -51,7 +77,7 @@ def page(folder):
             executable_path=lab.chromium(), args=lab.ARGUMENTS
         )
         page = browser.new_page(viewport={"width": 1100, "height": 900})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(150_000)
         page.noted = lab.watch(page)
         page.goto(f"{address}/lab/tree/widgets.ipynb")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
@@ -182,14 +208,149 @@ def test_candidates_are_sorted_drawn_chosen_noted_and_written(page, folder):
     picture(page, CANDIDATES, "candidates")
 
 
+def test_refinement_is_run_watched_undone_and_written(page, folder):
+    own, again = output(page, REFINE), output(page, REFINE_AGAIN)
+    lab.wait_drawn(own.locator("canvas"), 4)
+    own.get_by_role("button", name="Refine in stages").click()
+    own.get_by_text("cell and width, ").wait_for()
+    assert own.get_by_label("value of a", exact=True).is_disabled()
+    picture(page, REFINE, "refine_running")
+    own.get_by_text("done in").wait_for()
+    again.get_by_text("5.03 %", exact=True).wait_for()
+    assert "done 1 5.02" in asked(page)
+    picture(page, REFINE, "refine_done")
+    own.get_by_role("button", name="write CIF").click()
+    own.get_by_text("written: rutile_refined.cif").wait_for()
+    assert (folder / "rutile_refined.cif").is_file()
+
+
+def test_parameters_are_edited_marked_and_refused_where_they_are_wrong(page):
+    own = output(page, REFINE)
+    zero = own.get_by_label("value of zero", exact=True)
+    zero.fill("0.08")
+    zero.press("Enter")
+    own.get_by_label("history", exact=True).filter(
+        has_text="3. zero: value 0.08"
+    ).wait_for()
+    own.get_by_label("parameters by name or pattern").fill("background:*")
+    own.get_by_role("button", name="fix these parameters").click()
+    own.get_by_text("background · 0 of").wait_for()
+    own.get_by_label("constraint of x:O1").fill("2 x y")
+    own.get_by_label("constraint of x:O1").press("Tab")
+    own.get_by_role("alert").filter(has_text="is not a sum of numbers and names").wait_for()
+    assert own.get_by_label("constraint of x:O1").get_attribute("aria-invalid") == "true"
+    picture(page, REFINE, "refine_wrong_entry")
+    own.get_by_role("button", name="Undo").click()
+    own.get_by_role("button", name="Undo").click()
+    own.get_by_text("background · 0 of").wait_for(state="detached")
+    own.get_by_role("alert").wait_for(state="hidden")
+    assert "done 1 5.02" in asked(page)
+
+
+def test_refinement_is_stopped_and_keeps_what_it_reached(page):
+    own = output(page, REFINE)
+    own.get_by_role("button", name="Refine in stages").click()
+    own.get_by_role("button", name="Stop").click()
+    own.get_by_text("stopped; what was reached is kept").wait_for()
+    own.get_by_role("button", name="Refine what is marked").wait_for()
+    assert "stopped" in asked(page)
+
+
+def test_trajectory_is_played_without_the_kernel_within_its_time(page):
+    """CPU time of the page's main thread, with drawing and rendering by software."""
+    own = output(page, TRAJECTORY)
+    crystal = own.locator("canvas.crystal")
+    lab.wait_drawn(crystal, 20)
+    picture(page, TRAJECTORY, "trajectory")
+    own.get_by_label("frames a second").select_option("60")
+    crystal.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press(" ")
+    spent = list(milliseconds(page, own.locator(".place")))
+    script = float(own.locator(".xrdkit").get_attribute("data-milliseconds"))
+    print(f"{min(spent):.1f} ms of CPU a frame; the last one was drawn in {script:.1f} ms")
+    assert min(spent) < 16  # what else this machine does only adds to it
+    assert f"| {FRAMES - 1} " in asked(page)
+    assert int(asked(page).split()[-1]) < 2_000_000
+
+
+def milliseconds(page, place):
+    """CPU time a frame of each part of a play, until its end."""
+    shown, used = 0, cpu(page)
+    while shown < FRAMES:
+        page.wait_for_timeout(500)
+        now, then = int(place.inner_text().split()[0]), cpu(page)
+        if now > shown:
+            yield 1000 * (then - used) / (now - shown)
+            shown, used = now, then
+
+
+def cpu(page) -> float:
+    """Seconds of CPU that the page's main thread has used."""
+    if not hasattr(page, "metrics"):
+        page.metrics = page.context.new_cdp_session(page)
+        page.metrics.send("Performance.enable", {"timeDomain": "threadTicks"})
+    told = page.metrics.send("Performance.getMetrics")["metrics"]
+    return next(one["value"] for one in told if one["name"] == "TaskDuration")
+
+
+def test_trajectory_is_scrubbed_stepped_turned_and_jumped_in(page):
+    own = output(page, TRAJECTORY)
+    crystal = own.locator("canvas.crystal")
+    own.get_by_label("frame", exact=True).fill("60")
+    own.get_by_text(f"61 of {FRAMES}").wait_for()
+    output(page, TRAJECTORY_AGAIN).get_by_text(f"61 of {FRAMES}").wait_for()
+    crystal.focus()
+    page.keyboard.press("ArrowRight")
+    own.get_by_text(f"62 of {FRAMES}").wait_for()
+    still = crystal.screenshot()
+    page.keyboard.press("Shift+ArrowRight")
+    page.wait_for_timeout(200)
+    assert crystal.screenshot() != still
+    box = crystal.bounding_box()
+    crystal.drag_to(
+        crystal, source_position={"x": 60, "y": 90}, target_position={"x": 160, "y": 120}
+    )
+    own.get_by_role("button", name="look along c").click()
+    picture(page, TRAJECTORY, "trajectory_along_c")
+    curve = own.get_by_label("cell edges over the frames")
+    width = curve.bounding_box()["width"]
+    curve.click(position={"x": 46 + (width - 54) / 2, "y": 40})
+    own.get_by_text(f"{FRAMES // 2} of {FRAMES}").or_(
+        own.get_by_text(f"{FRAMES // 2 + 1} of {FRAMES}")
+    ).wait_for()
+    own.get_by_label("cells along c").fill("2")
+    own.get_by_label("cells along c").press("Tab")
+    page.wait_for_timeout(300)
+    picture(page, TRAJECTORY, "trajectory_supercell")
+    assert box["height"] > 200
+
+
+def test_frame_is_saved_as_cif_and_png(page, tmp_path):
+    own = output(page, TRAJECTORY)
+    crystal = own.locator("canvas.crystal")
+    crystal.focus()
+    page.keyboard.press("End")
+    with page.expect_download() as cif:
+        own.get_by_role("button", name="CIF").click()
+    cif.value.save_as(tmp_path / "frame.cif")
+    found = read_cif(str(tmp_path / "frame.cif"))
+    assert found.composition.formula == "Ti8 O16"
+    assert found.lattice.a == pytest.approx(9.2, abs=1e-4)
+    with page.expect_download() as png:
+        own.get_by_role("button", name="PNG").click()
+    png.value.save_as(tmp_path / "frame.png")
+    assert (tmp_path / "frame.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_dark_theme_and_narrow_page(page):
     lab.command(page, "apputils:change-theme", {"theme": "JupyterLab Dark"})
     page.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
-    for index, name in ((PATTERN, "pattern"), (SOLVE, "solve"), (CANDIDATES, "candidates")):
+    for index, name in DRAWN.items():
         picture(page, index, f"{name}_dark")
     lab.command(page, "application:toggle-left-area")
     page.set_viewport_size({"width": 600, "height": 900})
-    for index, name in ((PATTERN, "pattern"), (SOLVE, "solve"), (CANDIDATES, "candidates")):
+    for index, name in DRAWN.items():
         widget = output(page, index).locator(".xrdkit").first
         assert widget.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
         picture(page, index, f"{name}_narrow")
@@ -200,10 +361,16 @@ def test_saved_widgets_are_drawn_again_without_their_kernel(page, folder):
     page.evaluate("window.jupyterapp.shell.currentWidget.context.save()")
     assert "vnd.jupyter.widget-state+json" in (folder / "widgets.ipynb").read_text()
     fresh = reopened(page)
-    for index, name in ((PATTERN, "pattern"), (SOLVE, "solve"), (CANDIDATES, "candidates")):
-        lab.wait_drawn(output(fresh, index).locator("canvas"))
+    for index, name in DRAWN.items():
+        lab.wait_drawn(output(fresh, index).locator("canvas").first)
         picture(fresh, index, f"{name}_reopened")
     assert output(fresh, CANDIDATES).get_by_label("choose structure 2").is_checked()
+    own = output(fresh, TRAJECTORY)
+    own.locator("canvas.crystal").focus()
+    fresh.keyboard.press("Home")
+    own.get_by_text(f"1 of {FRAMES}").wait_for()
+    fresh.keyboard.press(" ")
+    own.get_by_text(f"{FRAMES} of {FRAMES}").wait_for()
     fresh.close()
 
 
@@ -219,7 +386,7 @@ def reopened(page):
         fresh = page.context.browser.new_page(viewport={"width": 1100, "height": 900})
         fresh.goto(page.url)
         try:
-            output(fresh, PATTERN).locator("canvas").wait_for(timeout=20_000)
+            output(fresh, PATTERN).locator("canvas").wait_for(timeout=40_000)
             return fresh
         except sync_api.TimeoutError:
             fresh.close()

@@ -3,6 +3,15 @@
 from xrdkit_widgets.candidates_widget import CandidatesWidget
 from xrdkit_widgets.fit_plot import plot_fit
 from xrdkit_widgets.pattern_widget import PatternWidget
+from xrdkit_widgets.refine_widget import RefineWidget
 from xrdkit_widgets.solve_widget import SolveWidget
+from xrdkit_widgets.trajectory_widget import TrajectoryWidget
 
-__all__ = ["CandidatesWidget", "PatternWidget", "SolveWidget", "plot_fit"]
+__all__ = [
+    "CandidatesWidget",
+    "PatternWidget",
+    "RefineWidget",
+    "SolveWidget",
+    "TrajectoryWidget",
+    "plot_fit",
+]

@@ -10,6 +10,6 @@ def text_of(name: str) -> str:
     return files("xrdkit_widgets").joinpath(name).read_text(encoding="utf-8")
 
 
-def module(name: str) -> str:
-    """The script of a widget, which exports, behind all that it needs: one ES module."""
-    return "\n".join([plot_script(), text_of("elements.js"), text_of(name)])
+def module(*names: str) -> str:
+    """One ES module of what all widgets need and these scripts; the last one exports."""
+    return "\n".join([plot_script(), text_of("elements.js"), *map(text_of, names)])

@@ -1,6 +1,5 @@
 """Solve a structure from a notebook: fields as of ``xrdkit.solve``, run, stop, watch."""
 
-import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -19,7 +18,7 @@ from xrdkit.types import Fit, Pattern, Progress, Solution
 from xrdkit_widgets import typed
 from xrdkit_widgets.drawn import fits_view, overlay, pattern_view
 from xrdkit_widgets.front import module, text_of
-from xrdkit_widgets.pace import Pace
+from xrdkit_widgets.job import BUSY, STATES, Job
 
 FIELDS = {  # what is typed -> arguments of solve
     "formula": typed.formula,
@@ -28,8 +27,6 @@ FIELDS = {  # what is typed -> arguments of solve
     "space_group": typed.space_group,
     "phases": typed.phases,
 }
-BUSY = ("running", "stopping")
-STATES = ("idle", *BUSY, "done", "stopped", "failed")
 DRAWN = 0.4  # seconds between two drawings of the best fit so far
 
 
@@ -84,10 +81,9 @@ class SolveWidget(anywidget.AnyWidget):
     ) -> None:
         self._given = {"library": library, "exclude": exclude}
         self._read = partial(_read, pattern) if pattern is not None else None
-        self._thread: threading.Thread | None = None
+        self._job = Job(self, self._draw_best, self._show)
         self._drawn = 0.0
         self._solved: Pattern | None = None
-        self._stop, self._lock = threading.Event(), threading.Lock()
         super().__init__(formula=formula, **traits)
         self.on_msg(self._told)
         self.observe(lambda change: self._check(change["name"]), list(FIELDS))
@@ -98,33 +94,20 @@ class SolveWidget(anywidget.AnyWidget):
 
     def run(self, *, block: bool = False) -> Solution | None:
         """Start a run; with ``block`` run here, and raise what goes wrong."""
-        if self.state in BUSY:
-            raise RuntimeError(
-                "a run is going on in this widget; stop() it or wait() for it first"
-            )
+        self._job.check_free()
         steps = self._steps()
         self._solved = self.pattern  # another may be chosen before the run ends
-        self._stop.clear()
-        self.message, self.answer, self.solution = "", {}, None
-        self.progress, self.state = {}, "running"
+        self.answer, self.solution = {}, None
         self.view = pattern_view(self.pattern, None, None)
-        if block:
-            return self._work(steps)
-        self._thread = threading.Thread(target=self._quietly, args=(steps,), daemon=True)
-        self._thread.start()
-        return None
+        return self._job.start(steps, block=block)
 
     def stop(self) -> None:
         """End the run at its next step; nothing happens where none is going on."""
-        with self._lock:
-            if self.state == "running":
-                self.state = "stopping"
-                self._stop.set()
+        self._job.stop()
 
     def wait(self, seconds: float | None = None) -> Solution | None:
         """The answer, when the run that is going on has ended; None if it has none."""
-        if self._thread is not None:
-            self._thread.join(seconds)
+        self._job.wait(seconds)
         return self.solution
 
     def _repr_mimebundle_(self, **asked: Any) -> tuple[dict, dict]:
@@ -152,50 +135,6 @@ class SolveWidget(anywidget.AnyWidget):
             **self._given,
         )
 
-    def _quietly(self, steps: Any) -> None:
-        """A run in a thread: what goes wrong is said in the widget."""
-        try:
-            self._work(steps)
-        except typed.WRONG:
-            pass  # bad input: the message says it
-        except Exception as error:
-            self.message = f"{type(error).__name__}: {self.message}"
-            raise
-
-    def _work(self, steps: Any) -> Solution | None:
-        """A run to its end, or to where it is stopped; the state says which."""
-        state = "failed"
-        try:
-            solution = self._driven(steps)
-            if solution is not None:
-                self._show(solution)
-            state = "stopped" if solution is None else "done"
-            return solution
-        except KeyboardInterrupt:
-            state = "stopped"
-            raise
-        except Exception as error:
-            self.message = typed.sentence(error)
-            raise
-        finally:
-            with self._lock:
-                self.state = state
-
-    def _driven(self, steps: Any) -> Solution | None:
-        """What the pipeline returns; None where it is stopped. Progress is told."""
-        pace = Pace()
-        try:
-            while not self._stop.is_set():
-                now = next(steps)
-                if pace.due(now):
-                    self.progress = pace.words(now)
-                self._draw_best(now)
-        except StopIteration as finished:
-            return finished.value
-        finally:
-            steps.close()
-        return None
-
     def _draw_best(self, now: Progress) -> None:
         """The best fit so far, where the step that is going on tells of one."""
         if isinstance(now.best, Fit) and time.monotonic() > self._drawn + DRAWN:
@@ -206,8 +145,10 @@ class SolveWidget(anywidget.AnyWidget):
         base = fits_view(fits, self._solved, words)
         self.view = {**base, "fits": [overlay(fits, 1, self._solved)]}
 
-    def _show(self, solution: Solution) -> None:
-        """The answer in short, with the pattern and its first fit."""
+    def _show(self, solution: Solution | None) -> None:
+        """The answer in short, with the pattern and its first fit; none if stopped."""
+        if solution is None:
+            return
         said = {"verdict": solution.verdict, "confidence": solution.confidence}
         said |= {"reasons": list(solution.reasons), "count": len(solution.fits), "best": ""}
         if solution.fits:

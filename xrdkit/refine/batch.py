@@ -13,11 +13,12 @@ from jaxtyping import Float
 
 from xrdkit.crystal import conventional, to_structure
 from xrdkit.peaks import typical_fwhm
+from xrdkit.progress import told
 from xrdkit.rank import log_evidence
 from xrdkit.refine.block import EXTRAS, Block, current_frac, current_lattice, pack
 from xrdkit.refine.grid import Grid, make_grid
 from xrdkit.refine.known import with_fractions, with_phases
-from xrdkit.refine.least_squares import Fitted, Stage, choose, refine_block, state
+from xrdkit.refine.least_squares import Fitted, Stage, block_steps, choose, state
 from xrdkit.refine.optics import CLEAN, FEW, best_optics, instrument_of
 from xrdkit.refine.robust import forgiving
 from xrdkit.refine.texture import CHOICES, orientation_factors
@@ -52,47 +53,69 @@ def refine_steps(
         return []
     started = time.monotonic()
     width = typical_fwhm(pattern)
-    parts = _parts(candidates, min(float(pattern.q.max()), Q_MAX), device)
-    few = [block for block, _ in parts]
+    parts: list[Part] = []
+    for group in (groups := _groups(candidates)):
+        yield Progress("refine", 0, len(groups), None, f"{len(candidates)} candidates")
+        block = pack(group, min(float(pattern.q.max()), Q_MAX))
+        parts.append((block.to(device or torch.device("cpu")), group))
+    few, best = [block for block, _ in parts], None
+
+    def now(number: int, done: int) -> Progress:
+        note = f"stage {number} of {len(stages)}"
+        note += f", best residual {best:.3f}" if best is not None else ""
+        spent = time.monotonic() - started
+        return Progress("refine", done, len(parts), best, note, spent)
+
     for number, stage in enumerate(stages, 1):
         grid = make_grid(
             pattern, width, strain=stage.strain, per_fwhm=stage.per_fwhm, q_max=Q_MAX
         ).to(parts[0][0].lattice.device)
         grid = with_phases(grid, phases)
         if stage.strain == 0:
-            grid = best_optics(grid, few)
+            grid = yield from told(best_optics(grid, few), now(number, 0))
         done = []
         for block, names in parts:
-            done.append((refine_block(block, grid, stage), names))
+            fitted = yield from told(
+                block_steps(block, grid, stage), now(number, len(done))
+            )
+            done.append((fitted, names))
             best = min(float(fitted.residual.min()) for fitted, _ in done)
-            note = f"stage {number} of {len(stages)}, best residual {best:.3f}"
-            spent = time.monotonic() - started
-            yield Progress("refine", len(done), len(parts), best, note, spent)
+            yield now(number, len(done))
         last = _survivors(done, stage.keep)
         if stage.strain == 0:
             lenient = forgiving(grid, [fitted for fitted, _ in last])
-            if lenient is not grid:
-                grid, again = lenient, replace(stage, steps=FEW.steps)
-                last = [(refine_block(f.block, grid, again), names) for f, names in last]
-            last = [
-                (with_texture(fitted, grid, stage, names, rows), names)
-                for (fitted, names), rows in zip(
-                    last, _leading(last, TEXTURED), strict=True
-                )
-            ]
+            steps = _finished(last, grid, lenient, stage)
+            grid, last = lenient, (yield from told(steps, now(number, len(parts))))
         few = [fitted.block.trim() for fitted, _ in _survivors(last, FEW.keep)]
         parts = [(fitted.block.trim(), names) for fitted, names in last]
-    return [
-        fit_of(fitted, i, candidate, grid, phases)
-        for fitted, names in last
-        for i, candidate in enumerate(names)
-    ]
+    fits = []
+    for fitted, names in last:
+        for i, candidate in enumerate(names):
+            fits.append(fit_of(fitted, i, candidate, grid, phases))
+            yield now(len(stages), len(parts))
+    return fits
+
+
+def _finished(
+    last: "list[Refined]", grid: Grid, lenient: Grid, stage: Stage
+) -> Iterator[Progress]:
+    """Yield steps; return the fits on the lenient grid, the leading ones with texture."""
+    if lenient is not grid:
+        again, before, last = replace(stage, steps=FEW.steps), last, []
+        for fitted, names in before:
+            moved = yield from block_steps(fitted.block, lenient, again)
+            last.append((moved, names))
+    done = []
+    for (fitted, names), rows in zip(last, _leading(last, TEXTURED), strict=True):
+        textured = yield from with_texture(fitted, lenient, stage, names, rows)
+        done.append((textured, names))
+    return done
 
 
 def with_texture(
     fitted: Fitted, grid: Grid, stage: Stage, names: list[Candidate], rows: list[int]
-) -> Fitted:
-    """The same fits, with a preferred orientation where that explains clearly more.
+) -> Iterator[Progress]:
+    """Yield steps; return the fits, textured where that explains clearly more.
 
     Tried on these ``rows`` where the residual leaves something to explain.
     """
@@ -105,7 +128,8 @@ def with_texture(
         many = replace(many, texture=factors, axis=each)
         tried, _ = state(many, grid, False)
         best = tried.select(tried.residual.argmin()[None])
-        refined = refine_block(best.block, grid, replace(stage, steps=TEXTURE_STEPS))
+        few = replace(stage, steps=TEXTURE_STEPS)
+        refined = yield from block_steps(best.block, grid, few)
         if float(refined.residual[0]) < TEXTURE_GAIN * float(fitted.residual[i]):
             fitted = choose(torch.full_like(each[:1], i), refined, fitted)
     return fitted
@@ -114,10 +138,8 @@ def with_texture(
 Part = tuple[Block, list[Candidate]]
 
 
-def _parts(
-    candidates: list[Candidate], q_max: float, device: torch.device | None
-) -> list[Part]:
-    """Candidates in parts of about the same size, so that padding costs little."""
+def _groups(candidates: list[Candidate]) -> list[list[Candidate]]:
+    """Candidates in groups of about the same size, so that padding costs little."""
 
     def size(candidate: Candidate) -> int:
         return candidate.symmetry.coordinate_basis.shape[1] + len(candidate.crystal.numbers)
@@ -126,9 +148,7 @@ def _parts(
     work = np.cumsum([len(c.crystal.numbers) ** 2 for c in ordered])
     ends = np.unique(np.searchsorted(work, np.arange(PART, work[-1] + PART, PART)))
     groups = [g.tolist() for g in np.split(np.arange(len(ordered)), ends) if len(g)]
-    groups = [[ordered[i] for i in group] for group in groups]
-    where = device or torch.device("cpu")
-    return [(pack(group, q_max).to(where), group) for group in groups]
+    return [[ordered[i] for i in group] for group in groups]
 
 
 Refined = tuple[Fitted, list[Candidate]]

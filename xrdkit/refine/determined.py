@@ -7,8 +7,10 @@ elements of two orbits are mixed over both, or exchanged. The other parameters f
 few steps, all changed copies of one fit in one block.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +27,15 @@ from xrdkit.crystal import (
 from xrdkit.library import mendeleev_numbers
 from xrdkit.metrics import normalised_rmse
 from xrdkit.peaks import typical_fwhm
+from xrdkit.progress import result_of
 from xrdkit.rank import FLOOR, OBSERVATIONS, SYSTEMATIC, TOLD, log_evidence
 from xrdkit.refine.batch import Q_MAX
 from xrdkit.refine.block import EXTRAS, STRAINS, Block, pack
 from xrdkit.refine.grid import Grid, make_grid
 from xrdkit.refine.known import with_phases
-from xrdkit.refine.least_squares import Fitted, Stage, refine_block, state
+from xrdkit.refine.least_squares import Fitted, Stage, block_steps, state
 from xrdkit.refine.texture import CHOICES, orientation_factors
-from xrdkit.types import Candidate, Crystals, Fit, Pattern, Phase
+from xrdkit.types import Candidate, Crystals, Fit, Pattern, Phase, Progress
 
 # Right structures of 160 disturbed mp_20_val patterns: of 450 coordinates that counted as
 # determined 98 % were within FAR, 95 % of all errors within 2.0 e.s.d.s; a wrong exchange
@@ -61,14 +64,19 @@ class Orbit:
     rows: Float[np.ndarray, "free 3"]
 
 
-def determined(
+def determined(pattern: Pattern, fits: list[Fit], **given: Any) -> list[Fit]:
+    """The fits of ``determined_steps``, run to its end."""
+    return result_of(determined_steps(pattern, fits, **given))
+
+
+def determined_steps(
     pattern: Pattern,
     fits: list[Fit],
     *,
     phases: tuple[Phase, ...] = (),
     device: torch.device | None = None,
-) -> list[Fit]:
-    """The fits with ``determined`` and ``undetermined`` filled, in words.
+) -> Iterator[Progress]:
+    """Yield steps; return the fits with ``determined`` and ``undetermined`` in words.
 
     ``pattern`` is the prepared one that was fitted, ``phases`` those fitted along. Only the
     first phase is looked at.
@@ -85,14 +93,14 @@ def determined(
     for fit in fits:
         seen = replace(grid, radiation=fit.radiation, instrument=fit.instrument)
         seen = with_phases(seen, phases)
-        held = held_again(fit, seen, q_max)
-        yes, no = statements(held, seen, orbits_of(fit))
+        held = yield from held_again(fit, seen, q_max)
+        yes, no = yield from statements(held, seen, orbits_of(fit))
         done.append(replace(fit, determined=yes, undetermined=no))
     return done
 
 
-def held_again(fit: Fit, grid: Grid, q_max: float) -> Fitted:
-    """The first phase of a fit as a block of one, with its texture and line shape."""
+def held_again(fit: Fit, grid: Grid, q_max: float) -> Iterator[Progress]:
+    """Yield steps; return the first phase as a Fitted of one, with texture and shape."""
     phase = fit.phases[0]
     candidate = Candidate(phase.crystal, phase.symmetry, fit.origin)
     block = pack([candidate], q_max).to(grid.observed.device)
@@ -102,7 +110,7 @@ def held_again(fit: Fit, grid: Grid, q_max: float) -> Fitted:
         chosen = CHOICES.index(phase.texture)
         factors = orientation_factors(block, 0, candidate)[chosen]
         block = replace(block, texture=factors[None])
-    return refine_block(block, grid, PROFILE)
+    return block_steps(block, grid, PROFILE)
 
 
 def orbits_of(fit: Fit) -> list[Orbit]:
@@ -169,11 +177,11 @@ def pivots(directions: Float[np.ndarray, "3 shifts"]) -> tuple[int, ...]:
     return tuple(chosen)
 
 
-def statements(
-    held: Fitted, grid: Grid, sites: list[Orbit]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the pattern determines and what not: of every orbit, then of the order."""
-    without = losses(held, grid, [taken_out(held.block, orbit) for orbit in sites])
+def statements(held: Fitted, grid: Grid, sites: list[Orbit]) -> Iterator[Progress]:
+    """Yield steps; return what is determined and what not: of orbits, then of the order."""
+    without = yield from losses(
+        held, grid, [taken_out(held.block, orbit) for orbit in sites]
+    )
     errors = coordinate_errors(held, grid, sites)
     words: dict[bool, list[str]] = {True: [], False: []}
     for orbit, present, error in zip(sites, without > TOLD, errors, strict=True):
@@ -184,7 +192,8 @@ def statements(
             if chosen := [name for name, is_known in names if is_known == told]:
                 fixed = "" if orbit.axes or not told else FIXED
                 said.append(f"{orbit.label}: {', '.join(chosen)}{fixed}")
-    for pair, sites_told in orders(held, grid, sites).items():
+    pairs = yield from orders(held, grid, sites)
+    for pair, sites_told in pairs.items():
         for told, said in words.items():
             places = [place for place, is_told in sites_told.items() if is_told == told]
             if told and len(places) == len(sites_told):
@@ -194,24 +203,26 @@ def statements(
     return tuple(words[True]), tuple(words[False])
 
 
-def orders(held: Fitted, grid: Grid, sites: list[Orbit]) -> dict[str, dict[str, bool]]:
-    """By pair of elements and pair of sites: whether the pattern tells which is where.
+def orders(held: Fitted, grid: Grid, sites: list[Orbit]) -> Iterator[Progress]:
+    """Yield steps; return whether the pattern tells which element is where.
 
-    It does when neither a mixture of both elements over both sites nor, on sites of equal
-    multiplicity, their exchange fits as well. An exchange that gives the same crystal (as
-    in CsCl) is passed over.
+    By pair of elements and pair of sites. It does when neither a mixture of both elements
+    over both sites nor, on sites of equal multiplicity, their exchange fits as well. An
+    exchange that gives the same crystal (as in CsCl) is passed over.
     """
     pairs = pairs_of(held.block, sites)
     if len(pairs) > PAIRS:
         pairs = pairs_of(held.block, by_element(sites))
-    told = losses(held, grid, [mixed(held.block, *pair) for pair in pairs]) > TOLD
+    lost = yield from losses(held, grid, [mixed(held.block, *pair) for pair in pairs])
+    told = lost > TOLD
     doubtful = [
         i
         for i, (one, other) in enumerate(pairs)
         if told[i] and len(one.atoms) == len(other.atoms)
     ]
     turned = [exchanged(held.block, *pairs[i]) for i in doubtful]
-    for i, change, loss in zip(doubtful, turned, losses(held, grid, turned), strict=True):
+    lost = yield from losses(held, grid, turned)
+    for i, change, loss in zip(doubtful, turned, lost, strict=True):
         told[i] = loss > TOLD or same_crystal(held.block, change)
     found: dict[str, dict[str, bool]] = {}
     for (one, other), is_told in zip(pairs, told.tolist(), strict=True):
@@ -295,10 +306,11 @@ def mixed(block: Block, one: Orbit, other: Orbit) -> Change:
     return numbers, occupancy
 
 
-def losses(
-    held: Fitted, grid: Grid, changes: list[Change]
-) -> Float[np.ndarray, " changes"]:
-    """Fall of the log evidence with each change, after the other parameters followed."""
+def losses(held: Fitted, grid: Grid, changes: list[Change]) -> Iterator[Progress]:
+    """Yield steps; return the fall of the log evidence with each change.
+
+    The other parameters have followed the change.
+    """
     columns = held.block.values.shape[1]
     at_once = max(1, int(WORK / (columns * grid.padded)))
     residual = [float(held.residual[0])]
@@ -313,7 +325,8 @@ def losses(
             numbers=torch.stack([numbers for numbers, _ in part]),
             occupancy=torch.stack([occupancy for _, occupancy in part]),
         )
-        residual += refine_block(block, grid, FOLLOW).residual.tolist()
+        fitted = yield from block_steps(block, grid, FOLLOW)
+        residual += fitted.residual.tolist()
     evidence = log_evidence(np.array(residual), np.zeros(len(residual)), len(grid))
     return evidence[0] - evidence[1:]
 

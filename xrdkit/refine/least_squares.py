@@ -5,14 +5,17 @@ they cost nothing and cannot diverge. Every candidate has its own damping, and a
 would worsen its fit is not taken.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xrdkit.progress import result_of
 from xrdkit.refine.block import EXTRAS, STRAINS, Block, profiles
 from xrdkit.refine.grid import Grid
+from xrdkit.types import Progress
 
 PRIOR_STRAIN, PRIOR_SHIFT = 0.03, 0.2  # relative; Å
 PRIOR_EXTRAS = (0.06, 0.4, 0.4, 1.0)  # degrees, log, share, Å²
@@ -108,9 +111,14 @@ def prior_widths(block: Block) -> Float[Tensor, " parameters"]:
 
 
 def refine_block(block: Block, grid: Grid, stage: Stage) -> Fitted:
-    """Levenberg–Marquardt on every candidate; a step that worsens is not taken.
+    """The block of ``block_steps``, run to its end."""
+    return result_of(block_steps(block, grid, stage))
 
-    Candidates whose cost no longer falls are left alone.
+
+def block_steps(block: Block, grid: Grid, stage: Stage) -> Iterator[Progress]:
+    """Levenberg–Marquardt on every candidate; yield every step, return the Fitted.
+
+    A step that worsens is not taken. Candidates whose cost no longer falls are left alone.
     """
     best, slopes = state(block, grid, stage.coordinates)
     free = block.present[:, : slopes.shape[1]].float()
@@ -122,7 +130,8 @@ def refine_block(block: Block, grid: Grid, stage: Stage) -> Fitted:
         free[:, -EXTRAS:] = 0
     rows = torch.arange(len(block), device=free.device)
     damping = torch.full((len(block),), 1e-2, device=free.device)
-    for _ in range(stage.steps):
+    for done in range(stage.steps):
+        yield Progress("refine", done, stage.steps)
         now = best.select(rows)
         pull = 1e-8 + PULL * now.residual**2
         step = _marquardt(now, slopes, grid, free[rows], damping[rows], pull)

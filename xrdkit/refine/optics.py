@@ -4,6 +4,7 @@ Each is tried on a few good candidates and kept where the pattern is explained c
 better with it.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 
 from xrdkit.refine.block import Block
 from xrdkit.refine.grid import Grid
-from xrdkit.refine.least_squares import Stage, refine_block
-from xrdkit.types import Instrument
+from xrdkit.refine.least_squares import Stage, block_steps
+from xrdkit.types import Instrument, Progress
 from xrdkit.wavelengths import has_kbeta, is_line, radiation_choices, with_kbeta
 
 FEW = Stage(0.0, 3.0, 4, True, True, 3)
@@ -22,29 +23,35 @@ GAIN = 0.93  # a residual must fall by this factor
 CLEAN = 0.05  # residual below which there is nothing to explain
 
 
-def best_optics(grid: Grid, blocks: list[Block]) -> Grid:
-    """The grid with the radiation and slits that explain the pattern best.
+def best_optics(grid: Grid, blocks: list[Block]) -> Iterator[Progress]:
+    """Yield steps; return the grid with the radiation and slits that explain most.
 
     ``blocks`` are a few candidates. Whether Kα2 is there, if unknown, is decided by the
     lower residual; the others have to earn their place.
     """
-    doublets = [replace(grid, radiation=r) for r in radiation_choices(grid.radiation)]
-    if len(doublets) > 1:
-        grid = doublets[int(np.argmin([_residual(g, blocks) for g in doublets]))]
-    best = _residual(grid, blocks)
+    beams = radiation_choices(grid.radiation)
+    doublets = [replace(grid, radiation=r) for r in beams] if len(beams) > 1 else [grid]
+    residuals = yield from _residuals(doublets, blocks)
+    grid, best = doublets[int(np.argmin(residuals))], min(residuals)
     for choices in (_slits(grid), _kbeta(grid)):
         if best < CLEAN or not choices:
             continue
-        residuals = [_residual(choice, blocks) for choice in choices]
+        residuals = yield from _residuals(choices, blocks)
         if min(residuals) < GAIN * best:
             grid, best = choices[int(np.argmin(residuals))], min(residuals)
     return grid
 
 
-def _residual(grid: Grid, blocks: list[Block]) -> float:
-    """The lowest profile residual of the candidates after a few steps."""
-    residual = torch.cat([refine_block(b, grid, FEW).residual for b in blocks])
-    return float(residual.nan_to_num(nan=torch.inf).min())
+def _residuals(grids: list[Grid], blocks: list[Block]) -> Iterator[Progress]:
+    """Yield steps; return the lowest residual of the candidates with each grid."""
+    found = []
+    for grid in grids:
+        fits = []
+        for block in blocks:
+            fits.append((yield from block_steps(block, grid, FEW)))
+        residual = torch.cat([fitted.residual for fitted in fits])
+        found.append(float(residual.nan_to_num(nan=torch.inf).min()))
+    return found
 
 
 def _slits(grid: Grid) -> list[Grid]:

@@ -3,7 +3,7 @@
 // 2θ in degrees, the axis only says how they are spread. Reports and widgets put it, behind
 // scales.js, before their own part of a script, so it neither imports nor exports.
 
-const LEFT = 72, RIGHT = 14, TOP = 12, FOOT = 44, ROW = 13, BAND = 74;
+const RIGHT = 14, TOP = 12, FOOT = 44, ROW = 13, BAND = 74;
 const NEAR = 6; // pixels
 const PHASES = ["ticks", "ticks2", "ticks3", "ticks4"]; // colours, in turn
 const FITS = ["calculated", "second", "third"];
@@ -33,21 +33,25 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
   host.append(canvas, readout, keys, swatch);
   const pen = canvas.getContext("2d");
   let data = null, full = [0, 1], from = 0, to = 1, axis = axisOf("two_theta", 1), root = false;
-  let cursor = null, dragged = null, width = 0, height = 0, asked = 0;
+  let cursor = null, dragged = null, width = 0, height = 0, left = 62, asked = 0, shown = "";
+  const colours = new Map();
 
   const toPixel = (angle) => {
     const [low, high] = [axis.place(from), axis.place(to)];
-    return LEFT + ((axis.place(angle) - low) / (high - low)) * (width - LEFT - RIGHT);
+    return left + ((axis.place(angle) - low) / (high - low)) * (width - left - RIGHT);
   };
   const toAngle = (pixel) => {
     const [low, high] = [axis.place(from), axis.place(to)];
-    return axis.angle(low + ((pixel - LEFT) / (width - LEFT - RIGHT)) * (high - low));
+    return axis.angle(low + ((pixel - left) / (width - left - RIGHT)) * (high - low));
   };
   const level = (value) => (root ? Math.sqrt(Math.max(value, 0)) : value);
   /** A colour of the style sheet, as the theme of the page has it. */
   const colour = (name) => {
-    swatch.style.color = `var(--${name})`;
-    return getComputedStyle(swatch).color;
+    if (!colours.has(name)) {
+      swatch.style.color = `var(--${name})`;
+      colours.set(name, getComputedStyle(swatch).color);
+    }
+    return colours.get(name);
   };
 
   function zoom(low, high) {
@@ -69,13 +73,13 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
 
   function paint() {
     const ratio = window.devicePixelRatio || 1;
-    width = canvas.clientWidth;
-    height = canvas.clientHeight;
     if (!data || !width) return;
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
+    if (!colours.has("font")) colours.set("font", `12px ${getComputedStyle(host).fontFamily}`);
+    const [across, down] = [Math.round(width * ratio), Math.round(height * ratio)];
+    if (canvas.width !== across || canvas.height !== down) [canvas.width, canvas.height] = [across, down];
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.font = `12px ${getComputedStyle(host).fontFamily}`;
+    pen.clearRect(0, 0, width, height);
+    pen.font = colours.get("font");
     const { x, observed, background, fits } = data;
     const first = Math.max(indexOf(x, from) - 1, 0), last = Math.min(indexOf(x, to) + 1, x.length);
     const curves = [observed, ...fits.map((fit) => fit.calculated)];
@@ -95,10 +99,12 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
     const floor = height - FOOT - (fits.length ? BAND : 0) - ROW * rows.length - 7;
     const span = (level(high) - level(low)) * 1.05 || 1;
     const toHeight = (value) => floor - ((level(value) - level(low)) / span) * (floor - TOP);
-    axes(low, high, toHeight, floor);
+    const labels = roundNumbers(low, high, 5).map((value) => [value, value.toLocaleString("en")]);
+    left = Math.max(62, 36 + Math.max(...labels.map(([, text]) => pen.measureText(text).width)));
+    axes(labels, toHeight, floor);
     pen.save();
     pen.beginPath();
-    pen.rect(LEFT, 0, width - LEFT - RIGHT, height - FOOT);
+    pen.rect(left, 0, width - left - RIGHT, height - FOOT);
     pen.clip();
     for (const range of data.excluded) shade(...range.map(toPixel), "excluded");
     if (fits.length) points(first, last, (i) => toHeight(observed[i]));
@@ -185,7 +191,7 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
     pen.fillRect(Math.min(a, b), 0, Math.max(Math.abs(b - a), 1), height - FOOT);
   }
 
-  function axes(low, high, toHeight, floor) {
+  function axes(labels, toHeight, floor) {
     pen.strokeStyle = colour("grid");
     pen.fillStyle = colour("muted");
     pen.lineWidth = 1;
@@ -201,20 +207,21 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
       rule(at, bottom, at, bottom + 5);
       pen.fillText(text, at, bottom + 8);
     }
-    pen.fillText(axis.label, (LEFT + width - RIGHT) / 2, bottom + 26);
+    pen.fillText(axis.label, (left + width - RIGHT) / 2, bottom + 26);
     pen.textAlign = "right";
     pen.textBaseline = "middle";
-    for (const value of roundNumbers(low, high, 5)) {
+    for (const [value, text] of labels) {
       if (toHeight(value) > floor + 1 || toHeight(value) < TOP - 6) continue;
-      rule(LEFT, toHeight(value), width - RIGHT, toHeight(value));
-      pen.fillText(value.toLocaleString("en"), LEFT - 8, toHeight(value));
+      rule(left, toHeight(value), width - RIGHT, toHeight(value));
+      pen.fillText(text, left - 8, toHeight(value));
     }
-    rule(LEFT, bottom, width - RIGHT, bottom);
+    rule(left, bottom, width - RIGHT, bottom);
     pen.save();
     pen.translate(10, (TOP + floor) / 2);
     pen.rotate(-Math.PI / 2);
     pen.textAlign = "center";
-    pen.fillText(data.ordinate, 0, 0);
+    const whole = pen.measureText(data.ordinate).width < floor - TOP;
+    pen.fillText(whole ? data.ordinate : data.ordinate.split(",")[0], 0, 0);
     pen.restore();
   }
 
@@ -227,7 +234,7 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
 
   function pointer() {
     if (cursor === null) return;
-    const inside = (pixel) => clamp(pixel, LEFT, width - RIGHT);
+    const inside = (pixel) => clamp(pixel, left, width - RIGHT);
     if (dragged !== null) shade(inside(dragged), inside(cursor), excluding() ? "excluded" : "selection");
     else {
       pen.strokeStyle = colour("muted");
@@ -236,10 +243,11 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
   }
 
   function read() {
-    if (!data || cursor === null || cursor < LEFT || cursor > width - RIGHT) {
-      readout.textContent = excluding()
+    if (!data || cursor === null || cursor < left || cursor > width - RIGHT) {
+      const hint = excluding()
         ? "Drag over a range to leave it out."
         : "Drag to zoom, double click to see all; in focus: ← → move, ↑ ↓ zoom, Esc shows all.";
+      if (readout.textContent !== hint) readout.textContent = hint;
       return;
     }
     const { x, observed, fits, wavelength } = data;
@@ -272,7 +280,9 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
     if (data.fits.length === 1) entries.push(key("difference", "observed − calculated"));
     if (data.peaks.length) entries.push(key("peak", `${data.peaks.length} peaks found`));
     if (data.excluded.length) entries.push(key("excluded", "left out"));
-    keys.replaceChildren(...entries);
+    const said = entries.map((entry) => entry.outerHTML).join();
+    if (said !== shown) keys.replaceChildren(...entries);
+    shown = said;
   }
 
   const place = (event) => event.clientX - canvas.getBoundingClientRect().left;
@@ -288,7 +298,7 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
   });
   canvas.addEventListener("pointerup", (event) => {
     if (dragged === null) return;
-    const ends = [dragged, place(event)].map((pixel) => clamp(toAngle(clamp(pixel, LEFT, width - RIGHT)), ...full));
+    const ends = [dragged, place(event)].map((pixel) => clamp(toAngle(clamp(pixel, left, width - RIGHT)), ...full));
     const far = Math.abs(place(event) - dragged) > 5;
     const [low, high] = ends.sort((a, b) => a - b);
     dragged = null;
@@ -321,11 +331,18 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
     event.stopPropagation(); // Jupyter moves between cells with the same keys
     zoom(...moves[event.key]);
   });
-  const theme = new MutationObserver(draw);
+  const recolour = () => {
+    colours.clear();
+    draw();
+  };
+  const theme = new MutationObserver(recolour);
   theme.observe(document.body, { attributes: true });
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  dark.addEventListener("change", draw);
-  const size = new ResizeObserver(draw);
+  dark.addEventListener("change", recolour);
+  const size = new ResizeObserver(([{ contentRect }]) => {
+    [width, height] = [contentRect.width, contentRect.height];
+    draw();
+  });
   size.observe(canvas);
   read();
 
@@ -348,7 +365,7 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
       cancelAnimationFrame(asked);
       theme.disconnect();
       size.disconnect();
-      dark.removeEventListener("change", draw);
+      dark.removeEventListener("change", recolour);
     },
   };
 }
