@@ -10,6 +10,7 @@ from typing import Any
 
 from xrdkit.examples import path as example
 from xrdkit.pattern import crop, exclude, read
+from xrdkit.problem import parse_formula
 from xrdkit.types import Pattern
 
 MAX_ROWS, MAX_BYTES = 100_000, 50_000_000
@@ -200,6 +201,7 @@ def _row(cells: dict[str, str], folder: Path) -> Row:
     for needed in ("pattern", "formula"):
         if needed not in cells:
             raise ValueError(f"no {needed} is given; fill it in")
+    parse_formula(cells["formula"])
     pattern = _pattern(cells["pattern"], folder)
     name = cells.get("name", pattern.stem)
     if not NAME.fullmatch(name) or name.casefold() in RESERVED:
