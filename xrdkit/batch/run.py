@@ -16,6 +16,7 @@ from xrdkit.library import Library
 from xrdkit.problem import load_library, pose
 from xrdkit.progress import result_of
 from xrdkit.refine.final import check_engine
+from xrdkit.refine.gsas2 import GSAS2Error
 from xrdkit.solve import named, run
 from xrdkit.types import Progress
 
@@ -84,7 +85,7 @@ def checked(rows: list[Row], folder: Path) -> Iterator[Progress]:
             keys[row.name] = key_of(row)
             if not done(row, folder, keys[row.name]):
                 check_row(row, folder, library)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, GSAS2Error) as error:
             sentences.append(f"{row.name}: {error}")
     if sentences:
         raise BadTable(sentences)
