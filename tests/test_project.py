@@ -3,8 +3,10 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -31,12 +33,15 @@ def code_block(name: str) -> str:
     return re.search(rf"<!-- {name}[^\n]*-->\n+```\w+\n(.*?)```", text, re.S)[1].strip()
 
 
-def run(command: list[str], folder: Path) -> str:
-    """What a command prints that must succeed, with the xrdkit that is tested here."""
+def run(command: list[str], folder: Path, **more: str) -> str:
+    """What a command prints that must succeed, with the xrdkit that is tested here.
+
+    ``more`` are variables of its environment.
+    """
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(xrdkit.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(xrdkit.__file__).parents[1]), **more},
         capture_output=True,
         text=True,
         check=False,
@@ -138,6 +143,28 @@ def test_binder_agrees_with_the_project():
     assert torch.replace("torch", "pytorch-cpu") in lines
     assert "python=" + project["requires-python"].removeprefix(">=") in lines
     assert "set -e" in (ROOT / "binder/postBuild").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_post_build_installs_a_clean_copy_that_runs_elsewhere(tmp_path):
+    listed = run(["git", "-C", str(ROOT), "ls-files", "-z"], tmp_path).split("\0")
+    for name in filter(None, listed):
+        if (ROOT / name).is_file():
+            place = tmp_path / "copy" / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, place)
+    run([sys.executable, "-m", "venv", "fresh"], tmp_path)
+    fresh = tmp_path / "fresh" / "bin"
+    path = f"{fresh}{os.pathsep}{os.environ['PATH']}"
+    run(["bash", "binder/postBuild"], tmp_path / "copy", PATH=path, PIP_NO_DEPS="1")
+    code = (
+        "import xrdkit, xrdkit_widgets; from xrdkit.problem import load_library; "
+        "xrdkit_widgets.SolveWidget(xrdkit.examples.path('rutile'), 'TiO2'); "
+        "load_library(None); print(xrdkit.__file__)"
+    )
+    others = sysconfig.get_path("purelib")  # what conda brings to Binder
+    seen = run([str(fresh / "python"), "-c", code], tmp_path, PYTHONPATH=others)
+    assert str(tmp_path / "fresh") in seen
 
 
 @pytest.mark.slow

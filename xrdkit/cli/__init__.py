@@ -88,6 +88,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """All subcommands and their options."""
     from xrdkit import __version__
+    from xrdkit.cli.batching import add_options as add_batch
     from xrdkit.cli.refinement import add_options as add_refine
     from xrdkit.cli.training import add_options as add_train
 
@@ -100,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     add_refine(
         commands.add_parser("refine", help="refine a CIF against a measured pattern")
     )
+    add_batch(commands.add_parser("batch", help="solve many patterns, listed in a table"))
     add_index(commands.add_parser("index", help="cells that explain the lines"))
     add_simulate(commands.add_parser("simulate", help="the pattern of a CIF"))
     add_library(

@@ -1,0 +1,234 @@
+"""A table of samples, one a row: what its columns mean, and every bad cell by its row."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xrdkit.examples import path as example
+from xrdkit.pattern import crop, exclude, read
+from xrdkit.problem import parse_formula
+from xrdkit.types import Pattern
+
+MAX_ROWS, MAX_BYTES = 100_000, 50_000_000
+NAME = re.compile(r"\w[\w .+=@()-]{0,99}(?<![ .])")
+RESERVED = {"index.html", "summary.csv"}
+YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+
+
+class BadTable(ValueError):
+    """Rows that cannot be solved; ``sentences`` has one for each."""
+
+    def __init__(self, sentences: list[str]) -> None:
+        super().__init__("\n".join(sentences))
+        self.sentences = sentences
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample: its pattern, what of it is used (2θ, °), and what ``solve`` is told."""
+
+    name: str
+    pattern: Path
+    formula: str
+    wavelength: str | tuple[float, ...] | None = None
+    range: tuple[float, ...] | None = None
+    exclude_range: tuple[tuple[float, ...], ...] = ()
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def measured(self) -> Pattern:
+        """What is used of the pattern."""
+        pattern = read(self.pattern, wavelength=self.wavelength)
+        pattern = crop(pattern, *self.range) if self.range else pattern
+        return exclude(pattern, *self.exclude_range)
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that decide the answer."""
+        named = (self.given.get("library"), *self.given.get("phases", ()))
+        return [self.pattern, *(path for path in named if isinstance(path, Path))]
+
+
+def _numbers(text: str, count: int, example: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.replace(" ", "").split(","))
+    except ValueError:
+        values = ()
+    if len(values) != count:
+        raise ValueError(f"'{text}' is not {count} numbers like {example}")
+    return values
+
+
+def _cell(text: str) -> tuple[float, ...]:
+    return _numbers(text, 6, "4.59,4.59,2.96,90,90,90")
+
+
+def _span(text: str) -> tuple[float, ...]:
+    return _numbers(text, 2, "10,80")
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(";") if part.strip())
+
+
+def _spans(text: str) -> tuple[tuple[float, ...], ...]:
+    return tuple(_span(part) for part in _parts(text))
+
+
+def _wavelength(text: str) -> str | tuple[float, ...]:
+    return _numbers(text, 2, "1.54056,1.54439") if text.count(",") == 1 else text
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"'{text}' is not a whole number")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not _whole(text):
+        raise ValueError("0 candidates are asked for; give at least 1")
+    return int(text)
+
+
+def _group(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+def _yes(text: str) -> bool:
+    if text.lower() not in YES:
+        raise ValueError(f"'{text}' is not yes or no")
+    return YES[text.lower()]
+
+
+SAMPLE: dict[str, Callable[[str], Any]] = {
+    "wavelength": _wavelength,
+    "range": _span,
+    "exclude_range": _spans,
+}
+GIVEN: dict[str, Callable[[str], Any]] = {
+    "contents": str,
+    "cell": _cell,
+    "space_group": _group,
+    "phases": _parts,
+    "index": _yes,
+    "library": str,
+    "exclude": _parts,
+    "sources": _parts,
+    "candidates": _positive,
+    "seed": _whole,
+    "engine": str,
+}
+COLUMNS = ("pattern", "formula", "name", *SAMPLE, *GIVEN)
+
+
+def read_table(path: str | Path) -> list[Row]:
+    """Rows of a CSV file (commas, semicolons or tabs), its first line the names of columns.
+
+    ``pattern`` (a file, seen from the table's folder, or example:rutile) and ``formula``
+    are needed. ``name`` names the results, by default as the file. The other columns are
+    those of COLUMNS, in the words of ``xrdkit solve``; an empty cell says nothing. Several
+    phases, ranges and so on are separated by semicolons. Raises BadTable.
+    """
+    path = Path(path)
+    rows, sentences = [], []
+    for number, cells in _cells(path):
+        try:
+            rows.append(_row(cells, path.parent))
+        except (ValueError, OSError) as error:
+            sentences.append(f"row {number}: {error}")
+    taken = Counter(row.name.casefold() for row in rows)
+    sentences += [
+        f"{count} rows have the name '{name}'; name them apart in a column 'name'"
+        for name, count in taken.items()
+        if count > 1
+    ]
+    if sentences:
+        raise BadTable(sentences)
+    return rows
+
+
+def _cells(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The number in the file and the filled cells of each row."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no table {path}; check the name and the folder")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path} is over {MAX_BYTES // 1_000_000} MB; split the table")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8; save it as CSV UTF-8") from error
+    first = text.partition("\n")[0]
+    table = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
+    lines = [(table.line_num, [c.strip() for c in cells]) for cells in table if any(cells)]
+    if not lines:
+        raise ValueError(f"{path} is empty; its first line names columns: {_known()}")
+    heads = [head.lower().replace(" ", "_") for head in lines[0][1]]
+    _check_heads(heads, path)
+    if len(lines) == 1:
+        raise ValueError(f"{path} has no row below its names of columns; add samples")
+    if len(lines) > MAX_ROWS:
+        raise ValueError(f"{path} has over {MAX_ROWS:,} rows; split the table")
+    long = [str(number) for number, cells in lines if len(cells) > len(heads)]
+    if long:
+        raise BadTable([f"row {n}: more cells than names of columns" for n in long])
+    return [
+        (n, {h: c for h, c in zip(heads, cells, strict=False) if c})
+        for n, cells in lines[1:]
+    ]
+
+
+def _known() -> str:
+    return ", ".join(COLUMNS)
+
+
+def _check_heads(heads: list[str], path: Path) -> None:
+    strange = [head for head in heads if head not in COLUMNS]
+    missing = [head for head in ("pattern", "formula") if head not in heads]
+    twice = [head for head, count in Counter(heads).items() if count > 1]
+    if strange:
+        raise ValueError(f"{path} has a column '{strange[0]}'; known are {_known()}")
+    if missing or twice:
+        said = f"no column '{missing[0]}'" if missing else f"'{twice[0]}' twice"
+        raise ValueError(f"{path} has {said} in its first line; correct it")
+
+
+def _row(cells: dict[str, str], folder: Path) -> Row:
+    """A row from its filled cells, files made absolute and found."""
+    for needed in ("pattern", "formula"):
+        if needed not in cells:
+            raise ValueError(f"no {needed} is given; fill it in")
+    parse_formula(cells["formula"])
+    pattern = _pattern(cells["pattern"], folder)
+    name = cells.get("name", pattern.stem)
+    if not NAME.fullmatch(name) or name.casefold() in RESERVED:
+        raise ValueError(
+            f"'{name}' cannot name a folder of results; use letters, digits, - and _ "
+            "in the column 'name'"
+        )
+    words = {key: GIVEN[key](text) for key, text in cells.items() if key in GIVEN}
+    if "library" in words:
+        words["library"] = _file(words["library"], folder)
+    if "phases" in words:
+        words["phases"] = tuple(
+            _file(one, folder) if one.lower().endswith(".cif") else one
+            for one in words["phases"]
+        )
+    sample = {key: SAMPLE[key](text) for key, text in cells.items() if key in SAMPLE}
+    return Row(name, pattern, cells["formula"], given=words, **sample)
+
+
+def _pattern(text: str, folder: Path) -> Path:
+    if text.startswith("example:"):
+        return example(text.removeprefix("example:"))
+    return _file(text, folder)
+
+
+def _file(text: str, folder: Path) -> Path:
+    path = (folder / text).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {text}; it is looked for in {folder}")
+    return path
