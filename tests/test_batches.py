@@ -43,12 +43,13 @@ def left(folder):
 def test_every_column_is_read_in_the_words_of_solve(tmp_path):
     (tmp_path / "si.cif").write_text("")
     (tmp_path / "my.lib").write_text("")
+    (tmp_path / "my.safetensors").write_text("")
     path = table(
         tmp_path,
         ";".join(COLUMNS),
         'example:rutile;TiO2;one;"1.5406,1.5444";10,80;"20,21; 30,31";Ti2 O4;'
         '"4.59,4.59,2.96,90,90,90";136;"Al2O3; si.cif";yes;my.lib;"TiO2; SnO2";templates;'
-        "5;7;builtin",
+        "my.safetensors;5;7;builtin",
     )
     (row,) = read_table(path)
     assert row.wavelength == (1.5406, 1.5444)
@@ -63,6 +64,7 @@ def test_every_column_is_read_in_the_words_of_solve(tmp_path):
         "library": (tmp_path / "my.lib").resolve(),
         "exclude": ("TiO2", "SnO2"),
         "sources": ("templates",),
+        "weights": (tmp_path / "my.safetensors").resolve(),
         "candidates": 5,
         "seed": 7,
         "engine": "builtin",
@@ -181,7 +183,7 @@ def test_all_bad_rows_are_told_at_once_by_the_command(tmp_path, capsys):
     assert main(["batch", str(path), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.splitlines()
     assert "gone.xy" in said[0]
-    assert said[-1].startswith("xrdkit: error: 1 faults in ")
+    assert said[-1].startswith("xrdkit: error: 2 faults in ")
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def check_row(row: Row, folder: Path, library: Callable[..., Library]) -> None:
     pattern = row.measured()
     pose(pattern, row.formula, library=library(said.get("library")), **asked)
     for source in said.get("sources", ()):
-        named(source)
+        named(source, said.get("weights"))
     if "engine" in said:
         check_engine(said["engine"], pattern)
 

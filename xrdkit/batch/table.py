@@ -48,7 +48,8 @@ class Row:
     @property
     def files(self) -> list[Path]:
         """All files that decide the answer."""
-        named = (self.given.get("library"), *self.given.get("phases", ()))
+        own = (self.given.get("library"), self.given.get("weights"))
+        named = (*own, *self.given.get("phases", ()))
         return [self.pattern, *(path for path in named if isinstance(path, Path))]
 
 
@@ -118,6 +119,7 @@ GIVEN: dict[str, Callable[[str], Any]] = {
     "library": str,
     "exclude": _parts,
     "sources": _parts,
+    "weights": str,
     "candidates": _positive,
     "seed": _whole,
     "engine": str,
@@ -212,6 +214,8 @@ def _row(cells: dict[str, str], folder: Path) -> Row:
     words = {key: GIVEN[key](text) for key, text in cells.items() if key in GIVEN}
     if "library" in words:
         words["library"] = _file(words["library"], folder)
+    if words.get("weights", "").endswith(".safetensors"):
+        words["weights"] = _file(words["weights"], folder)
     if "phases" in words:
         words["phases"] = tuple(
             _file(one, folder) if one.lower().endswith(".cif") else one

@@ -47,9 +47,9 @@ def run_batch(args: argparse.Namespace) -> None:
             )
     except BadTable as error:
         warn(error.sentences)
-        raise ValueError(
-            f"{len(error.sentences)} faults in {args.table}; nothing was started"
-        ) from error
+        count = len(error.sentences)
+        faults = "1 fault" if count == 1 else f"{count} faults"
+        raise ValueError(f"{faults} in {args.table}; nothing was started") from error
     warn(f"{r['name']} failed: {r['error']}" for r in records if r["status"] == "failed")
     print(f"{len(records)} samples: {counted(records)}")
     print(f"summary in {args.out}/index.html and summary.csv")
