@@ -155,7 +155,8 @@ def test_post_build_installs_a_clean_copy_that_runs_elsewhere(tmp_path):
     run(["bash", "binder/postBuild"], tmp_path / "copy", PATH=path, PIP_NO_DEPS="1")
     others = sysconfig.get_path("purelib")  # what conda brings to Binder
     code = (
-        f"import sys; sys.path.append({others!r}); import xrdkit, xrdkit_widgets; from xrdkit.problem import load_library; "
+        f"import sys; sys.path.append({others!r}); "
+        "import xrdkit, xrdkit_widgets; from xrdkit.problem import load_library; "
         "xrdkit_widgets.SolveWidget(xrdkit.examples.path('rutile'), 'TiO2'); "
         "load_library(None); print(xrdkit.__file__)"
     )
