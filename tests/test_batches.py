@@ -180,7 +180,7 @@ def test_a_bad_cell_is_told_in_the_words_of_the_library(tmp_path, heads, cells, 
 
 def test_all_bad_rows_are_told_at_once_by_the_command(tmp_path, capsys):
     path = table(tmp_path, "pattern,formula,name", "gone.xy,TiO2,", "example:rutile,Xx,a")
-    assert main(["batch", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert main(["batch", str(path), "-o", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.splitlines()
     assert "gone.xy" in said[0]
     assert said[-1].startswith("xrdkit: error: 2 faults in ")

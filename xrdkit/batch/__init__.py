@@ -8,7 +8,7 @@ workers of Dask, which come with ``pip install 'xrdkit[batch]'``. On a machine w
 
     cluster = SLURMCluster(cores=1, memory="4GB", walltime="02:00:00")
     cluster.scale(50)
-    print(cluster.scheduler_address)  # xrdkit batch table.csv --out results --scheduler …
+    print(cluster.scheduler_address)  # xrdkit batch table.csv -o results --scheduler …
 
 Its workers must see table, patterns and results under the same names, and have xrdkit.
 """

@@ -15,7 +15,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         "wavelength, cell, space_group, phases, …",
     )
     sub.add_argument(
-        "-o", "--out", required=True, metavar="FOLDER", help="of results; goes on in it"
+        "-o", "--output", required=True, metavar="FOLDER", help="of results; goes on in it"
     )
     where = sub.add_mutually_exclusive_group()
     where.add_argument(
@@ -40,7 +40,7 @@ def run_batch(args: argparse.Namespace) -> None:
         with plain_errors():
             records = batch(
                 args.table,
-                args.out,
+                args.output,
                 workers=args.workers,
                 scheduler=scheduler,
                 progress=bar(args),
@@ -52,4 +52,4 @@ def run_batch(args: argparse.Namespace) -> None:
         raise ValueError(f"{faults} in {args.table}; nothing was started") from error
     warn(f"{r['name']} failed: {r['error']}" for r in records if r["status"] == "failed")
     print(f"{len(records)} samples: {counted(records)}")
-    print(f"summary in {args.out}/index.html and summary.csv")
+    print(f"summary in {args.output}/index.html and summary.csv")

@@ -400,10 +400,8 @@ def formula_volume(library: Library, formula: Mapping[str, float | int]) -> floa
 def cells_for(problem: Problem, *, count: int = 5) -> Iterator[Progress]:
     """Yield progress; return the problem with ``count`` cells from indexing.
 
-    Where weights of a CellNet ship, its cells are judged beside those of the search.
-
-    Their weights are their odds, below one. Too few lines leave the problem as it is, with
-    a warning.
+    Their weights are their odds, below one. Where a CellNet ships, its cells are judged
+    beside those of the search. Too few lines leave the problem as it is, with a warning.
     """
     unit, pattern = formula_volume(problem.library, problem.formula), problem.pattern
     atoms, whole = problem.contents or problem.formula, bool(problem.contents)
