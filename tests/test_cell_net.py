@@ -8,11 +8,12 @@ from textbook import STRUCTURES, table_of
 
 from xrdkit.cell import lattice_of
 from xrdkit.crystal import from_structures
-from xrdkit.generators.cells import adopted, index
+from xrdkit.generators.cells import index
 from xrdkit.generators.learned_cells import learned_cells
 from xrdkit.indexing.bravais import parameters, reduced, same_lattice
 from xrdkit.indexing.line_match import observed_lines
 from xrdkit.indexing.search import STARTS
+from xrdkit.indexing.settings import adopted
 from xrdkit.models import cell_net
 from xrdkit.models.cell_net import HKL, TYPICAL, Asked, CellNet, line_places, looked_at
 from xrdkit.models.checkpoint import load_network, save_network

@@ -21,7 +21,6 @@ from xrdkit.generators.cells import (
     index,
     index_steps,
     marks,
-    volume_prior,
 )
 from xrdkit.indexing.bravais import parameters, same_lattice, standard, superlattices
 from xrdkit.indexing.extinction import extinction_symbols, symbol_of
@@ -33,6 +32,7 @@ from xrdkit.indexing.search import (
     free_parameters,
     reciprocal_metric,
 )
+from xrdkit.indexing.settings import volume_prior
 from xrdkit.pattern import crop, prepare
 from xrdkit.problem import load_library
 from xrdkit.report import write_cells_html

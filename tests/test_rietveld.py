@@ -30,8 +30,9 @@ from xrdkit.refine.rietveld.geometry import (
 from xrdkit.refine.rietveld.least_squares import covariance, minimise, narrowest, state_of
 from xrdkit.refine.rietveld.metric import inverse_d_squared, volume, volume_derivatives
 from xrdkit.refine.rietveld.model import capillary, evaluate, same_lines
+from xrdkit.refine.rietveld.outcome import Outcome
 from xrdkit.refine.rietveld.restraints import Apart, pulls
-from xrdkit.refine.rietveld.results import Outcome, berar_lelann
+from xrdkit.refine.rietveld.results import berar_lelann
 from xrdkit.refine.rietveld.shape import axial_nodes
 from xrdkit.refine.rietveld.stages import Stage, exchanging, freed
 from xrdkit.refine.rietveld.start import first_table

@@ -143,15 +143,10 @@ function crystalView(host) {
     ink = "";
     draw();
   };
-  const theme = new MutationObserver(recolour);
-  theme.observe(document.body, { attributes: true });
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  dark.addEventListener("change", recolour);
-  const size = new ResizeObserver(([{ contentRect }]) => {
-    [width, height] = [contentRect.width, contentRect.height];
+  const unwatch = watched(canvas, recolour, (wide, high) => {
+    [width, height] = [wide, high];
     draw();
   });
-  size.observe(canvas);
   return {
     canvas,
     /** Draw this now: the caller keeps time. */
@@ -167,9 +162,7 @@ function crystalView(host) {
     },
     end() {
       cancelAnimationFrame(asked);
-      theme.disconnect();
-      size.disconnect();
-      dark.removeEventListener("change", recolour);
+      unwatch();
     },
   };
 }

@@ -241,15 +241,10 @@ function smallPlot(host, { title, unit, lines }, count, jump) {
     jump(frameAt(event));
   });
   canvas.addEventListener("pointermove", (event) => event.buttons && jump(frameAt(event)));
-  const theme = new MutationObserver(paint);
-  theme.observe(document.body, { attributes: true });
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  dark.addEventListener("change", paint);
-  const size = new ResizeObserver(([{ contentRect }]) => {
-    [width, height] = [contentRect.width, contentRect.height];
+  const unwatch = watched(canvas, paint, (wide, high) => {
+    [width, height] = [wide, high];
     paint();
   });
-  size.observe(canvas);
   return {
     mark(next) {
       frame = next;
@@ -260,9 +255,7 @@ function smallPlot(host, { title, unit, lines }, count, jump) {
       place();
     },
     end() {
-      theme.disconnect();
-      size.disconnect();
-      dark.removeEventListener("change", paint);
+      unwatch();
     },
   };
 }

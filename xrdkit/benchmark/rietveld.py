@@ -22,7 +22,8 @@ from xrdkit.refine.rietveld.data import observations
 from xrdkit.refine.rietveld.frame import make_frame
 from xrdkit.refine.rietveld.least_squares import minimise, state_of
 from xrdkit.refine.rietveld.model import evaluate
-from xrdkit.refine.rietveld.results import Outcome, fit_of
+from xrdkit.refine.rietveld.outcome import Outcome
+from xrdkit.refine.rietveld.results import fit_of
 from xrdkit.refine.rietveld.start import first_table
 from xrdkit.types import Fit, Instrument, Pattern
 from xrdkit.wavelengths import Spec, radiation

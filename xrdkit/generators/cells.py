@@ -13,7 +13,6 @@ from xrdkit.generators.learned_cells import learned_cells
 from xrdkit.indexing.bravais import (
     parameters,
     primitive,
-    reduced,
     same_lattice,
     standard,
     superlattices,
@@ -33,12 +32,16 @@ from xrdkit.indexing.search import (
     LINES,
     STARTS,
     Lines,
-    Trials,
-    approached,
-    free_parameters,
-    polished,
-    reciprocal_metric,
     search,
+)
+from xrdkit.indexing.settings import (
+    ENLARGED,
+    POLISHED,
+    adopted,
+    derivatives,
+    distinct,
+    polished_settings,
+    symmetric,
 )
 from xrdkit.library import Library, expected_volume
 from xrdkit.peaks import find_peaks
@@ -50,17 +53,11 @@ from xrdkit.types import Pattern, Problem, Progress
 Rows = Float[np.ndarray, "3 3"]
 SYSTEMS = "chtoma"  # cubic, hexagonal, tetragonal, orthorhombic, monoclinic, triclinic
 LEAST, ENOUGH = 4, 8  # lines without which nothing is tried, or only high symmetry
-POLISHED = 32  # lines in the last refinement
-SPREAD = 0.12  # of ln V about the expected
-ALIKE = 0.015  # relative edges and volume within which two results are one lattice
 CLEAR = 2.2  # figure per line beyond which lower symmetry is not tried
 LOWER = ("oP", "mP", "aP")  # before which a clear result ends the search
 SEARCHES = {"m": 4, "a": 5}  # at most, of systems with many parameters
-PARENTS, ENLARGED = 5, 4  # cells whose derivatives are tried, how much larger
-SMALLER = (2, 3)  # times smaller
+PARENTS = 5  # cells whose derivatives are tried
 KEPT = 60  # results from which the answer is chosen
-ROUGH = (0.02, 0.06, 0.15)  # of the mean edge, by which symmetry may be missed
-ADOPTED = 20  # of proposed cells, the best of each Bravais lattice
 FROM_BELOW = ((5, 8), (10, 4), (20, 2), (40, 1))  # lines of a cell by hand, tolerance
 LOOKED_AT = 3  # first cells whose ambiguities and extinctions are worked out
 _CENTRINGS = " ".join(CENTRING)
@@ -136,15 +133,15 @@ def index_steps(
             break
         for _ in range(SEARCHES.get(symbol[0], 1)):
             trials = search(symbol, lines, generator, unit=volume)
-            found = _polished(trials, symbol, lines, volume)
+            found = polished_settings(trials, symbol, lines, volume)
             pool += found
             best = max(pool, key=lambda s: s.figure, default=None)
             spent = time.monotonic() - started
             yield Progress("index", done + 1, len(wanted), best, symbol, spent)
             if _clear(found, lines):
                 break
-    pool += _derivatives(distinct(pool, PARENTS), lines, volume)
-    pool = distinct([_symmetric(s, lines, volume) for s in distinct(pool, KEPT)], count)
+    pool += derivatives(distinct(pool, PARENTS), lines, volume)
+    pool = distinct([symmetric(s, lines, volume) for s in distinct(pool, KEPT)], count)
     return [_described(pool, rank, lines, pattern) for rank in range(len(pool))]
 
 
@@ -164,111 +161,12 @@ def _wanted(lines: Lines, systems: str) -> list[str]:
     return [s for system in tried if system in systems for s in STARTS if s[0] == system]
 
 
-def volume_prior(volume: float, unit: float | None) -> float:
-    """Log of how much likelier a primitive volume is for multiples of ``unit`` (Å³)."""
-    if unit is None:
-        return 0.0
-    multiples = np.arange(1, max(2, round(1.5 * volume / unit)) + 1)
-    apart = (np.log(volume / (unit * multiples)) / SPREAD) ** 2
-    return float(np.log((np.exp(-0.5 * apart) / multiples).sum() / SPREAD + 0.02))
-
-
 def _clear(pool: list[Setting], lines: Lines) -> bool:
     """Whether a result explains every line far beyond chance."""
     best = max(pool, key=lambda s: s.figure, default=None)
     if best is None or best.figure < CLEAR * min(len(lines), POLISHED) or len(lines) < 12:
         return False
     return bool(match(best, lines.first(LINES))[2].all())
-
-
-def _trials(settings: Sequence[Setting]) -> Trials:
-    """Settings of one Bravais lattice as trials."""
-    rows = torch.tensor(np.array([s.lattice for s in settings]))
-    metric = free_parameters(torch.linalg.inv(rows @ rows.mT), settings[0].bravais[0])
-    zero = torch.tensor([s.zero for s in settings])
-    return Trials(metric.float(), zero, torch.zeros_like(zero))
-
-
-def _polished(
-    trials: Trials, symbol: str, lines: Lines, volume: float | None
-) -> list[Setting]:
-    """Trials refined on more lines, as settings whose figure includes the volume prior."""
-    trials = polished(trials, symbol, lines.first(POLISHED))
-    metric = torch.linalg.inv(reciprocal_metric(trials.metric.double(), symbol[0]))
-    rows = torch.linalg.cholesky(metric).numpy()
-    facts = zip(rows, trials.zero.tolist(), trials.figure.tolist(), strict=True)
-    found = [Setting(symbol, *fact) for fact in facts]
-    return [replace(s, figure=s.figure + volume_prior(s.volume, volume)) for s in found]
-
-
-def distinct(settings: list[Setting], count: int) -> list[Setting]:
-    """The best of every lattice, best first."""
-    chosen: list[tuple[np.ndarray, Setting]] = []
-    for setting in sorted(settings, key=lambda s: -s.figure):
-        edges = np.sort(np.linalg.norm(reduced(setting.primitive), axis=1))
-        mark = np.append(edges, setting.volume ** (1 / 3))
-        if all(np.abs(mark / other - 1).max() > ALIKE for other, _ in chosen):
-            chosen.append((mark, setting))
-        if len(chosen) == count:
-            break
-    return [setting for _, setting in chosen]
-
-
-def _derivatives(
-    parents: list[Setting], lines: Lines, volume: float | None
-) -> list[Setting]:
-    """Sublattices of the best cells, and superlattices of those too small.
-
-    Too small is a cell for one formula unit of ``volume``; too large it may have been found
-    by chance, though a part of it explains the lines as well.
-    """
-    groups: dict[str, list[Setting]] = {}
-    for parent in parents:
-        small = volume is not None and parent.volume < 0.65 * volume
-        changes = [np.linalg.inv(rows).T for n in SMALLER for rows in superlattices(n)]
-        changes += [
-            rows for n in range(2, ENLARGED + 1) if small for rows in superlattices(n)
-        ]
-        for rows in changes:
-            symbol, lattice = standard(rows @ parent.primitive)
-            changed = Setting(symbol, lattice, parent.zero)
-            groups.setdefault(symbol, []).append(changed)
-    found = []
-    for symbol, settings in groups.items():
-        found += _polished(_trials(settings), symbol, lines, volume)
-    return found
-
-
-def adopted(
-    proposed: Sequence[tuple[float, ...]],
-    lines: Lines,
-    volume: float | None,
-    wanted: Sequence[str],
-) -> list[Setting]:
-    """Rough primitive cells, with the symmetry they nearly have, refined to the lines."""
-    groups: dict[str, list[Setting]] = {}
-    for cell in proposed:
-        for tolerance in ROUGH:
-            symbol, lattice = standard(lattice_of(cell), tolerance)
-            groups.setdefault(symbol, []).append(Setting(symbol, lattice))
-    found = []
-    for symbol in set(groups) & set(wanted):
-        trials = approached(_trials(groups[symbol]), symbol, lines)
-        best = _polished(trials.best(ADOPTED), symbol, lines, volume)
-        found += distinct(best, ADOPTED)
-    return found
-
-
-def _symmetric(setting: Setting, lines: Lines, volume: float | None) -> Setting:
-    """The lattice in the standard setting, of higher symmetry where that fits as well."""
-    symbol, lattice = standard(setting.primitive)
-    if symbol != setting.bravais:
-        trial = _trials([replace(setting, bravais=symbol, lattice=lattice)])
-        higher = _polished(trial, symbol, lines, volume)
-        if higher and higher[0].figure > setting.figure - 1:
-            setting = higher[0]
-    symbol, lattice = standard(setting.primitive, 1e-4)
-    return replace(setting, bravais=symbol, lattice=lattice)
 
 
 def _described(

@@ -335,15 +335,10 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
     colours.clear();
     draw();
   };
-  const theme = new MutationObserver(recolour);
-  theme.observe(document.body, { attributes: true });
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  dark.addEventListener("change", recolour);
-  const size = new ResizeObserver(([{ contentRect }]) => {
-    [width, height] = [contentRect.width, contentRect.height];
+  const unwatch = watched(canvas, recolour, (wide, high) => {
+    [width, height] = [wide, high];
     draw();
   });
-  size.observe(canvas);
   read();
 
   return {
@@ -363,9 +358,7 @@ function patternPlot(host, { excluding = () => false, exclude = () => {} } = {})
     },
     end() {
       cancelAnimationFrame(asked);
-      theme.disconnect();
-      size.disconnect();
-      dark.removeEventListener("change", recolour);
+      unwatch();
     },
   };
 }

@@ -66,3 +66,18 @@ function axisOf(name, wavelength) {
   const label = `2θ (°), λ = ${wavelength.toFixed(5)} Å`;
   return { label, place: (angle) => angle, angle: (place) => place, numbers: even };
 }
+
+/** Tell of a new theme and of each new size of an element; returns what ends that. */
+function watched(element, recolour, resize) {
+  const theme = new MutationObserver(recolour);
+  theme.observe(document.body, { attributes: true });
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  dark.addEventListener("change", recolour);
+  const size = new ResizeObserver(([{ contentRect }]) => resize(contentRect.width, contentRect.height));
+  size.observe(element);
+  return () => {
+    theme.disconnect();
+    size.disconnect();
+    dark.removeEventListener("change", recolour);
+  };
+}

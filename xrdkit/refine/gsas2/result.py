@@ -7,6 +7,7 @@ import numpy as np
 from xrdkit.refine.gsas2.covariance import State, moved_rows, spread_of, values_of
 from xrdkit.refine.gsas2.job import Model
 from xrdkit.refine.rietveld.answer import phases_of, structure_of
+from xrdkit.refine.rietveld.cautions import short_distances
 from xrdkit.refine.rietveld.frame import make_frame
 from xrdkit.refine.rietveld.model import evaluate
 from xrdkit.refine.rietveld.results import (
@@ -15,7 +16,6 @@ from xrdkit.refine.rietveld.results import (
     effective_count,
     instrument_of,
     r_factors,
-    short_distances,
     uncertainties,
 )
 from xrdkit.refine.rietveld.results import values_of as values_by_name

@@ -10,8 +10,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xrdkit.crystal import U_ISO, symmetry_dataset, to_structure
-from xrdkit.refine.rietveld.cif import cif_structure, file_and_block, structure_block
-from xrdkit.refine.rietveld.metric import CELL, lattice_rows, metric, possible
+from xrdkit.refine.rietveld.cif import (
+    cif_structure,
+    file_and_block,
+    refuse_gaps,
+    stated_group,
+    structure_block,
+)
+from xrdkit.refine.rietveld.metric import lattice_rows, metric
 from xrdkit.scattering import HEAVIEST
 from xrdkit.space_group import (
     echelon,
@@ -32,7 +38,6 @@ APART = 0.4  # Å; full atoms closer than that overlap
 UNLIKE = 0.02  # of a product of edges; cells that differ more are not symmetric
 OVERFULL = 1.005  # occupancies of a site may sum to
 LARGEST = 2000  # atom sites of a CIF
-MOST_OPERATIONS = 192  # of a space group in a conventional cell
 LONGEST = 48  # times a direction, to make its indices whole
 Matrix = Float[np.ndarray, "3 3"]
 
@@ -179,8 +184,8 @@ def _of_cif(source: str | Path, symprec: float) -> AsymmetricUnit:
     if block is not None:
         small = gemmi.make_small_structure_from_block(block)
     if block is not None and len(small.sites):
-        _refuse_gaps(block, path.name)
-    group = _group(small, path.name)
+        refuse_gaps(block, path.name)
+    group = stated_group(small, path.name)
     if group is None and small.spacegroup_hm.strip() and not len(small.symops) > 1:
         raise ValueError(
             f"space group '{small.spacegroup_hm[:40]}' of {path.name} is not known; "
@@ -209,55 +214,6 @@ def _of_cif(source: str | Path, symprec: float) -> AsymmetricUnit:
             )
     unit = _unit(chosen or path.stem, group.number, lattice, atoms)
     return replace(unit, basis=matrix)
-
-
-def _refuse_gaps(block: "gemmi.cif.Block", name: str) -> None:
-    """Refuse a structure without a cell or a coordinate, which gemmi takes for 1 or 0."""
-    from gemmi import cif
-
-    items = [f"_cell_{'length' if name in 'abc' else 'angle'}_{name}" for name in CELL]
-    words = [block.find_value(item) or "?" for item in items]
-    if not possible(np.array([cif.as_number(word) for word in words])):
-        raise ValueError(
-            f"the cell of {name} is {', '.join(words)}; give a, b, c in Å and α, β, γ in ° "
-            "that make a cell"
-        )
-    for axis in "xyz":
-        if not len(block.find_values(f"_atom_site_fract_{axis}")):
-            raise ValueError(f"atoms of {name} have no fractional {axis}; give it")
-
-
-def _group(small: "gemmi.SmallStructure", name: str) -> "gemmi.SpaceGroup | None":
-    """The space group that a CIF states, by its operations if it lists them.
-
-    None where nothing is stated, or operations that are a group in none of the tables.
-    """
-    import gemmi
-
-    if len(small.symops) < 2:
-        return small.spacegroup or gemmi.find_spacegroup_by_name(small.spacegroup_hm)
-    try:
-        listed = [gemmi.Op(text).wrap() for text in small.symops]
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"symmetry operations of {name} cannot be read ({error}); correct them, or "
-            "give the space group's symbol alone"
-        ) from error
-    found = gemmi.find_spacegroup_by_ops(gemmi.GroupOps(listed))
-    named = gemmi.find_spacegroup_by_name(small.spacegroup_hm)
-    if found and named and found.number != named.number:
-        raise ValueError(
-            f"{name} says {small.spacegroup_hm}, its symmetry operations are those of "
-            f"{found.hm}; leave one of them out"
-        )
-    known = {op.triplet() for op in listed[:MOST_OPERATIONS]}
-    products = (a * b for a in listed for b in listed)
-    if found is None and not all(p.wrap().triplet() in known for p in products):
-        raise ValueError(
-            f"the {len(listed)} symmetry operations of {name} are not a group; correct "
-            "them, or give the space group's symbol alone"
-        )
-    return found
 
 
 def _to_reference(group: "gemmi.SpaceGroup") -> tuple[Matrix, Float[np.ndarray, "3"]]:

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from xrdkit.refine.rietveld.cautions import short_distances
 from xrdkit.refine.rietveld.coordinates import placed
 from xrdkit.refine.rietveld.least_squares import at_limit, covariance
 from xrdkit.refine.rietveld.orientation import likely_axis, with_texture
+from xrdkit.refine.rietveld.outcome import Outcome
 from xrdkit.refine.rietveld.restraints import Apart
-from xrdkit.refine.rietveld.results import Outcome, effective_count, short_distances
+from xrdkit.refine.rietveld.results import effective_count
 from xrdkit.refine.rietveld.stages import (
     Options,
     Stage,

@@ -1,11 +1,14 @@
-"""Which structure of a CIF is meant: the only one, or ``file.cif#block``."""
+"""Which structure of a CIF is meant, ``file.cif#block``, and what it says of symmetry."""
 
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from xrdkit.crystal import read_cif
+from xrdkit.refine.rietveld.metric import CELL, possible
 
 if TYPE_CHECKING:
     import gemmi
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 
 ATOMS = ("_atom_site_fract_x", "_atom_site.fract_x")
 SHOWN = 10  # names of blocks in an error
+MOST_OPERATIONS = 192  # of a space group in a conventional cell
 
 
 def file_and_block(source: str | Path) -> tuple[Path, str]:
@@ -69,3 +73,52 @@ def cif_structure(source: str | Path) -> "Structure":
         alone = str(Path(folder) / "structure.cif")
         document.write_file(alone)  # not as text: comments of old files are no UTF-8
         return read_cif(alone)
+
+
+def refuse_gaps(block: "gemmi.cif.Block", name: str) -> None:
+    """Refuse a structure without a cell or a coordinate, which gemmi takes for 1 or 0."""
+    from gemmi import cif
+
+    items = [f"_cell_{'length' if name in 'abc' else 'angle'}_{name}" for name in CELL]
+    words = [block.find_value(item) or "?" for item in items]
+    if not possible(np.array([cif.as_number(word) for word in words])):
+        raise ValueError(
+            f"the cell of {name} is {', '.join(words)}; give a, b, c in Å and α, β, γ in ° "
+            "that make a cell"
+        )
+    for axis in "xyz":
+        if not len(block.find_values(f"_atom_site_fract_{axis}")):
+            raise ValueError(f"atoms of {name} have no fractional {axis}; give it")
+
+
+def stated_group(small: "gemmi.SmallStructure", name: str) -> "gemmi.SpaceGroup | None":
+    """The space group that a CIF states, by its operations if it lists them.
+
+    None where nothing is stated, or operations that are a group in none of the tables.
+    """
+    import gemmi
+
+    if len(small.symops) < 2:
+        return small.spacegroup or gemmi.find_spacegroup_by_name(small.spacegroup_hm)
+    try:
+        listed = [gemmi.Op(text).wrap() for text in small.symops]
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"symmetry operations of {name} cannot be read ({error}); correct them, or "
+            "give the space group's symbol alone"
+        ) from error
+    found = gemmi.find_spacegroup_by_ops(gemmi.GroupOps(listed))
+    named = gemmi.find_spacegroup_by_name(small.spacegroup_hm)
+    if found and named and found.number != named.number:
+        raise ValueError(
+            f"{name} says {small.spacegroup_hm}, its symmetry operations are those of "
+            f"{found.hm}; leave one of them out"
+        )
+    known = {op.triplet() for op in listed[:MOST_OPERATIONS]}
+    products = (a * b for a in listed for b in listed)
+    if found is None and not all(p.wrap().triplet() in known for p in products):
+        raise ValueError(
+            f"the {len(listed)} symmetry operations of {name} are not a group; correct "
+            "them, or give the space group's symbol alone"
+        )
+    return found

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from xrdkit.refine.rietveld.least_squares import at_limit, covariance
 from xrdkit.refine.rietveld.metric import CELL, lattice_rows
 from xrdkit.refine.rietveld.model import Evaluation, evaluate, same_lines
-from xrdkit.refine.rietveld.results import Outcome, esd_factor
+from xrdkit.refine.rietveld.outcome import Outcome
+from xrdkit.refine.rietveld.results import esd_factor
 from xrdkit.refine.rietveld.stages import (
     Options,
     Stage,

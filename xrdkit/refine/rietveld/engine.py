@@ -21,8 +21,9 @@ from xrdkit.refine.rietveld.data import (
 )
 from xrdkit.refine.rietveld.frame import make_frame
 from xrdkit.refine.rietveld.least_squares import state_of
+from xrdkit.refine.rietveld.outcome import Outcome
 from xrdkit.refine.rietveld.restraints import Restraint
-from xrdkit.refine.rietveld.results import Esd, Outcome, fit_of
+from xrdkit.refine.rietveld.results import Esd, fit_of
 from xrdkit.refine.rietveld.stages import (
     Options,
     exchanging,

@@ -6,7 +6,7 @@ import numpy as np
 
 from xrdkit.refine.rietveld.frame import make_frame
 from xrdkit.refine.rietveld.least_squares import covariance, minimise, state_of
-from xrdkit.refine.rietveld.results import Outcome
+from xrdkit.refine.rietveld.outcome import Outcome
 from xrdkit.refine.rietveld.table import Parameters
 from xrdkit.refine.texture import AXES
 

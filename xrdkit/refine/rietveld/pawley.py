@@ -24,7 +24,8 @@ from xrdkit.refine.rietveld.engine import (
 from xrdkit.refine.rietveld.frame import Frame, intensity_name, make_frame, unit_reflections
 from xrdkit.refine.rietveld.least_squares import state_of
 from xrdkit.refine.rietveld.metric import inverse_d_squared, possible
-from xrdkit.refine.rietveld.results import Esd, Outcome, fit_of, partition
+from xrdkit.refine.rietveld.outcome import Outcome
+from xrdkit.refine.rietveld.results import Esd, fit_of, partition
 from xrdkit.refine.rietveld.stages import (
     Options,
     Stage,

@@ -9,8 +9,8 @@ from xrdkit.refine.rietveld.data import Data, with_radiation
 from xrdkit.refine.rietveld.frame import make_frame
 from xrdkit.refine.rietveld.least_squares import minimise, state_of
 from xrdkit.refine.rietveld.metric import CELL
+from xrdkit.refine.rietveld.outcome import Outcome
 from xrdkit.refine.rietveld.restraints import Apart, Restraint
-from xrdkit.refine.rietveld.results import Outcome
 from xrdkit.refine.rietveld.start import prefix_of
 from xrdkit.refine.rietveld.table import Parameters, kind_of
 from xrdkit.wavelengths import radiation_choices
