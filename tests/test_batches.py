@@ -134,22 +134,35 @@ def test_a_row_that_fails_stops_no_other_and_is_tried_again(two, tmp_path, monke
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("gone.xy,TiO2,CuKa,", "row 2: there is no file gone.xy"),
+        ("gone.xy,TiO2,CuKa,", r"row 2 \(gone\): there is no file gone.xy"),
         ("example:gold,Au,CuKa,", "there is no example 'gold'"),
         ("example:rutile,,CuKa,", "no formula is given"),
         ("example:rutile,TiO2,CuKa,../up", "cannot name a folder of results"),
         ("example:rutile,TiO2,CuKa,.hidden", "cannot name a folder of results"),
         ("example:rutile,TiO2,CuKa,summary.csv", "cannot name a folder of results"),
-        ("example:rutile,TiO2,CuKa,a,b", "more cells than names of columns"),
-        ("example:rutile,TiO2,CuKa,RUTILE", "2 rows have the name 'rutile'"),
     ],
 )
-def test_a_bad_row_is_named_before_anything_starts(tmp_path, row, said):
-    good = "example:rutile,TiO2,CuKa,Rutile" if "RUTILE" in row else ""
-    path = table(tmp_path, "pattern,formula,wavelength,name", row, good)
+def test_a_table_without_a_good_row_starts_nothing(tmp_path, row, said):
+    path = table(tmp_path, "pattern,formula,wavelength,name", row)
     with pytest.raises(BadTable, match=said):
         quiet(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_row_is_named_at_once_and_stops_no_other(two, tmp_path, capsys):
+    out = tmp_path / "out"
+    two.write_text(two.read_text().replace("rutile.xy,NaCl", "gone.xy,NaCl"))
+    why = "there is no file gone.xy; it is looked for in"
+    with pytest.warns(UserWarning, match=rf"left out: row 3 \(salt\): {why}"):
+        good, bad = quiet(two, out)
+    assert (good["status"], bad["status"]) == ("solved", "failed")
+    assert bad["error"].startswith(why)
+    assert left(out) == ["index.html", "rutile", "summary.csv"]
+    assert "gone.xy" in (out / "index.html").read_text(encoding="utf-8")
+    assert main(["batch", str(two), "-o", str(out), "--quiet"]) == 0
+    assert capsys.readouterr().err.count("gone.xy") == 1
+    (tmp_path / "gone.xy").write_bytes(example("rutile").read_bytes())
+    assert [record["status"] for record in quiet(two, out)] == ["solved"] * 2
 
 
 @pytest.mark.parametrize(
@@ -194,6 +207,11 @@ def test_all_bad_rows_are_told_at_once_by_the_command(tmp_path, capsys):
         ("pattern,compound\na,b\n", "has a column 'compound'"),
         ("pattern\na\n", "has no column 'formula'"),
         ("pattern,formula,formula\na,b,c\n", "'formula' twice"),
+        ("pattern,formula\na,b,c\n", "row 2 of .* has more cells than names of columns"),
+        (
+            "pattern,formula,name\nexample:rutile,TiO2,\nexample:rutile,TiO2,Rutile\n",
+            "2 rows of .* have the name 'rutile'",
+        ),
     ],
 )
 def test_a_table_that_is_none_is_refused(tmp_path, text, said):
@@ -217,7 +235,7 @@ def test_places_that_cannot_take_results_are_refused(two, tmp_path):
     mine = tmp_path / "out/rutile/thesis.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(BadTable, match="is no result of a batch"):
+    with pytest.warns(UserWarning, match="is no result of a batch"):
         quiet(two, tmp_path / "out")
     assert mine.read_text() == "mine"
     with pytest.raises(ValueError, match="give at least one"):

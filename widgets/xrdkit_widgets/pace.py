@@ -1,6 +1,7 @@
 """How far a run is: often enough to be alive, not so often that the browser is busy."""
 
 import time
+from collections.abc import Callable
 
 from xrdkit.types import Progress
 
@@ -10,13 +11,14 @@ BETWEEN = 0.1  # seconds between two words about a run
 class Pace:
     """The time of a run and of the part that it is in."""
 
-    def __init__(self) -> None:
-        self.started = self.part_started = time.monotonic()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock  # s
+        self.started = self.part_started = clock()
         self.said, self.before = 0.0, ("", 0)
 
     def due(self, now: Progress) -> bool:
         """Whether it is time to say something; a new part always is."""
-        moment = time.monotonic()
+        moment = self.clock()
         stage, done = self.before
         fresh = now.stage != stage or now.done < done
         if fresh:
@@ -32,7 +34,7 @@ class Pace:
 
         -1 seconds left means that nothing is known yet.
         """
-        moment = time.monotonic()
+        moment = self.clock()
         spent = moment - self.part_started
         left = spent * (now.total - now.done) / now.done if now.done and spent > 0.5 else -1
         return {

@@ -14,6 +14,6 @@ Its workers must see table, patterns and results under the same names, and have 
 """
 
 from xrdkit.batch.run import batch, batch_steps
-from xrdkit.batch.table import COLUMNS, BadTable, Row, read_table
+from xrdkit.batch.table import COLUMNS, BadTable, Fault, Row, read_table
 
-__all__ = ["COLUMNS", "BadTable", "Row", "batch", "batch_steps", "read_table"]
+__all__ = ["COLUMNS", "BadTable", "Fault", "Row", "batch", "batch_steps", "read_table"]

@@ -2,15 +2,25 @@
 
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from xrdkit.batch.rows import PART, done, failed, finished, key_of, record_of, row_steps
+from xrdkit.batch.rows import (
+    PART,
+    Record,
+    done,
+    failed,
+    finished,
+    key_of,
+    record_of,
+    row_steps,
+)
 from xrdkit.batch.summary import write_summary
-from xrdkit.batch.table import BadTable, Row, read_table
+from xrdkit.batch.table import BadTable, Fault, Row, read_table
 from xrdkit.files import check_writable
 from xrdkit.library import Library
 from xrdkit.problem import load_library, pose
@@ -56,40 +66,65 @@ def batch_steps(
 ) -> Iterator[Progress]:
     """``batch`` as a generator: yields Progress, returns the records.
 
-    Nothing starts before every row is checked: BadTable names those that cannot be solved.
+    Every row is checked before the first is solved. A warning names those that cannot be;
+    they fail, and the others go on. Raises BadTable where no row is left.
     """
-    rows, folder = read_table(table), Path(folder).resolve()
+    lines, folder = read_table(table), Path(folder).resolve()
     if workers < 1:
         raise ValueError(f"{workers} workers are asked for; give at least one")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder for the results")
     check_writable(folder)
-    keys = yield from checked(rows, folder)
+    lines, keys = yield from checked(lines, folder)
+    rows = [line for line in lines if isinstance(line, Row)]
+    if not rows:
+        raise BadTable([sentence(line) for line in lines])
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
         try:
             open_rows = [row for row in rows if not done(row, folder, keys[row.name])]
             yield from solved(open_rows, folder, keys, workers, scheduler)
         finally:
-            records = [finished(row, folder, keys[row.name]) for row in rows]
+            records = [recorded(line, folder, keys) for line in lines]
             write_summary([record for record in records if record], folder)
     return [record for record in records if record]
 
 
-def checked(rows: list[Row], folder: Path) -> Iterator[Progress]:
-    """Yield progress; return the key of each row, by its name, or raise BadTable."""
-    keys, sentences, library = {}, [], lru_cache(load_library)
-    for i, row in enumerate(rows):
-        yield Progress("check", i, len(rows), message=row.name)
+def checked(lines: list[Row | Fault], folder: Path) -> Iterator[Progress]:
+    """Yield progress; return rows and faults in their order, and the rows' keys by name."""
+    found, keys, library = [], {}, lru_cache(load_library)
+    for i, line in enumerate(lines):
+        yield Progress("check", i, len(lines), message=line.name)
         try:
-            keys[row.name] = key_of(row)
-            if not done(row, folder, keys[row.name]):
-                check_row(row, folder, library)
+            if isinstance(line, Row):
+                keys[line.name] = key_of(line)
+                if not done(line, folder, keys[line.name]):
+                    check_row(line, folder, library)
+            found.append(line)
         except (ValueError, OSError, GSAS2Error) as error:
-            sentences.append(f"{row.name}: {error}")
-    if sentences:
-        raise BadTable(sentences)
-    return keys
+            found.append(Fault(line.name, line.formula, str(error)))
+    faults = [line for line in found if isinstance(line, Fault)]
+    if 0 < len(faults) < len(found):
+        for fault in faults:
+            warnings.warn(f"left out: {sentence(fault)}", stacklevel=2)
+    return found, keys
+
+
+def sentence(fault: Fault) -> str:
+    """What is wrong with which row."""
+    return f"{fault.name}: {fault.why}"
+
+
+def recorded(line: Row | Fault, folder: Path, keys: Keys) -> Record | None:
+    """The record of a row that is done, or of a fault."""
+    if isinstance(line, Row):
+        return finished(line, folder, keys[line.name])
+    return {
+        "name": line.name,
+        "status": "failed",
+        "formula": line.formula,
+        "error": line.why,
+    }
 
 
 def check_row(row: Row, folder: Path, library: Callable[..., Library]) -> None:

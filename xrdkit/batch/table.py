@@ -20,7 +20,7 @@ YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": F
 
 
 class BadTable(ValueError):
-    """Rows that cannot be solved; ``sentences`` has one for each."""
+    """A table of which no row can be solved; ``sentences`` says why, of each."""
 
     def __init__(self, sentences: list[str]) -> None:
         super().__init__("\n".join(sentences))
@@ -51,6 +51,15 @@ class Row:
         own = (self.given.get("library"), self.given.get("weights"))
         named = (*own, *self.given.get("phases", ()))
         return [self.pattern, *(path for path in named if isinstance(path, Path))]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row that cannot be solved as it stands, and why."""
+
+    name: str
+    formula: str
+    why: str
 
 
 def _numbers(text: str, count: int, example: str) -> tuple[float, ...]:
@@ -127,30 +136,36 @@ GIVEN: dict[str, Callable[[str], Any]] = {
 COLUMNS = ("pattern", "formula", "name", *SAMPLE, *GIVEN)
 
 
-def read_table(path: str | Path) -> list[Row]:
+def read_table(path: str | Path) -> list[Row | Fault]:
     """Rows of a CSV file (commas, semicolons or tabs), its first line the names of columns.
 
     ``pattern`` (a file, seen from the table's folder, or example:rutile) and ``formula``
     are needed. ``name`` names the results, by default as the file. The other columns are
     those of COLUMNS, in the words of ``xrdkit solve``; an empty cell says nothing. Several
-    phases, ranges and so on are separated by semicolons. Raises BadTable.
+    phases, ranges and so on are separated by semicolons. A row that says what cannot be is
+    a Fault. Raises ValueError for a file that is no such table, or names two rows alike.
     """
     path = Path(path)
-    rows, sentences = [], []
-    for number, cells in _cells(path):
-        try:
-            rows.append(_row(cells, path.parent))
-        except (ValueError, OSError) as error:
-            sentences.append(f"row {number}: {error}")
+    rows = [_read(number, cells, path.parent) for number, cells in _cells(path)]
     taken = Counter(row.name.casefold() for row in rows)
-    sentences += [
-        f"{count} rows have the name '{name}'; name them apart in a column 'name'"
-        for name, count in taken.items()
-        if count > 1
-    ]
-    if sentences:
-        raise BadTable(sentences)
+    if twice := [name for name, count in taken.items() if count > 1]:
+        raise ValueError(
+            f"{taken[twice[0]]} rows of {path} have the name '{twice[0]}'; "
+            "name them apart in a column 'name'"
+        )
     return rows
+
+
+def _read(number: int, cells: dict[str, str], folder: Path) -> Row | Fault:
+    try:
+        return _row(cells, folder)
+    except (ValueError, OSError) as error:
+        name = cells.get("name", Path(cells.get("pattern", "")).stem)
+        return Fault(
+            f"row {number}" + f" ({name})" * bool(name),
+            cells.get("formula", ""),
+            str(error),
+        )
 
 
 def _cells(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -174,9 +189,11 @@ def _cells(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise ValueError(f"{path} has no row below its names of columns; add samples")
     if len(lines) > MAX_ROWS:
         raise ValueError(f"{path} has over {MAX_ROWS:,} rows; split the table")
-    long = [str(number) for number, cells in lines if len(cells) > len(heads)]
-    if long:
-        raise BadTable([f"row {n}: more cells than names of columns" for n in long])
+    if long := [number for number, cells in lines if len(cells) > len(heads)]:
+        raise ValueError(
+            f"row {long[0]} of {path} has more cells than names of columns; "
+            "put quotes around a cell with commas"
+        )
     return [
         (n, {h: c for h, c in zip(heads, cells, strict=False) if c})
         for n, cells in lines[1:]

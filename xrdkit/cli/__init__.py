@@ -7,13 +7,12 @@ import argparse
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from xrdkit.cli.inputs import add_pattern, bar, measured, plain_errors, warn
+from xrdkit.cli.inputs import add_pattern, bar, measured, plain_errors, plain_warnings, warn
 from xrdkit.cli.words import (
     SOURCES,
     cell,
@@ -195,12 +194,10 @@ def run_solve(args: argparse.Namespace) -> None:
         )
     warn(solution.problem.pattern.warnings)
     print(solution_text(solution))
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", UserWarning)
+    with plain_warnings():
         written = write_solution(
             solution, folder, path.stem, pattern=pattern, programs=args.programs
         )
-    warn(str(warning.message) for warning in said)
     print(f"{len(written)} files in {folder}")
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from xrdkit.cli.inputs import bar, plain_errors, warn
+from xrdkit.cli.inputs import bar, plain_errors, plain_warnings, warn
 from xrdkit.cli.words import positive
 
 
@@ -37,7 +37,7 @@ def run_batch(args: argparse.Namespace) -> None:
 
     scheduler = None if args.scheduler in (None, "local") else args.scheduler
     try:
-        with plain_errors():
+        with plain_errors(), plain_warnings():
             records = batch(
                 args.table,
                 args.output,
@@ -49,7 +49,10 @@ def run_batch(args: argparse.Namespace) -> None:
         warn(error.sentences)
         count = len(error.sentences)
         faults = "1 fault" if count == 1 else f"{count} faults"
-        raise ValueError(f"{faults} in {args.table}; nothing was started") from error
-    warn(f"{r['name']} failed: {r['error']}" for r in records if r["status"] == "failed")
+        raise ValueError(
+            f"{faults} in {args.table} leave no row to solve; nothing was started"
+        ) from error
+    ran = [record for record in records if "key" in record]  # of the others it is said
+    warn(f"{r['name']} failed: {r['error']}" for r in ran if r["status"] == "failed")
     print(f"{len(records)} samples: {counted(records)}")
     print(f"summary in {args.output}/index.html and summary.csv")

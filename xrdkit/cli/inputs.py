@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -42,6 +43,15 @@ def warn(sentences: Iterable[str]) -> None:
     """Warnings, one a line, on stderr."""
     for sentence in sentences:
         print(f"xrdkit: warning: {sentence}", file=sys.stderr)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings of the library as they come, in our words: no file, no line of code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: warn([str(message)])
+        yield
 
 
 @contextmanager
