@@ -19,7 +19,7 @@ from xrdkit.models.cell_net import HKL, TYPICAL, Asked, CellNet, line_places, lo
 from xrdkit.models.checkpoint import load_network, save_network
 from xrdkit.models.crystal_net import Size
 from xrdkit.models.lattice import encoded
-from xrdkit.packed import load_packed, pack
+from xrdkit.packed import packed_of
 from xrdkit.pattern import prepare
 from xrdkit.q_profile import CLEAN, Q_MIN, STEP, clean_profiles
 from xrdkit.simulate import pattern_of
@@ -40,9 +40,8 @@ def generator():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "some.packed"
-    return load_packed(pack(table_of([STRUCTURES[name] for name in NAMES]), path))
+def data():
+    return packed_of(table_of([STRUCTURES[name] for name in NAMES]))
 
 
 def prepared(name):

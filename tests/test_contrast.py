@@ -9,7 +9,7 @@ from xrdkit.crystal import from_structures
 from xrdkit.models.checkpoint import load_network, save_network
 from xrdkit.models.contrast import PairNet, Pairs, backward, info_nce
 from xrdkit.models.crystal_net import Size
-from xrdkit.packed import load_packed, pack
+from xrdkit.packed import packed_of
 from xrdkit.progress import result_of
 from xrdkit.q_profile import CLEAN, clean_profiles
 from xrdkit.retrieve import (
@@ -36,9 +36,8 @@ def generator():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "some.packed"
-    return load_packed(pack(table_of([STRUCTURES[name] for name in NAMES]), path))
+def data():
+    return packed_of(table_of([STRUCTURES[name] for name in NAMES]))
 
 
 @pytest.fixture(scope="module")

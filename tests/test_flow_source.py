@@ -11,7 +11,7 @@ from xrdkit.generators.flow import Task, forms, in_cell, propose, tasks_of
 from xrdkit.metrics import normalised_rmse
 from xrdkit.models.checkpoint import save_network
 from xrdkit.models.crystal_net import PatternNet, Size
-from xrdkit.packed import load_packed, pack
+from xrdkit.packed import packed_of
 from xrdkit.problem import pose
 from xrdkit.q_profile import CLEAN
 from xrdkit.simulate import pattern_of
@@ -138,7 +138,7 @@ def test_weights_that_nothing_uses_or_that_are_not_there_are_refused_at_once(pat
 
 @pytest.mark.slow
 def test_a_flow_that_knows_one_crystal_solves_its_pattern(pattern, tmp_path):
-    data = load_packed(pack(table_of([STRUCTURES["TiO2"]]), tmp_path / "one.packed"))
+    data = packed_of(table_of([STRUCTURES["TiO2"]]))
     many = taken(data, torch.zeros(32, dtype=torch.long))
     size = Size(atom=64, edge=32, layers=2, waves=8, pattern=32, heads=2, attention=16)
     plan = Plan(epochs=400, rate=4e-3, warm_up=20, average=0.98, clean=1.0, decay=0.5)

@@ -63,6 +63,20 @@ UNIMODULAR = torch.from_numpy(_unimodular())
 
 def pack(table: "Table", path: str | Path) -> Path:
     """Write the ordered crystals of a table; those with mixed sites are left out."""
+    tensors = _tensors(table)
+    header = {"format": FORMAT, "kind": KIND, "structures": len(tensors["counts"])}
+    return write_whole(
+        path, lambda part: save_file(tensors, part, {"xrdkit": json.dumps(header)})
+    )
+
+
+def packed_of(table: "Table") -> Packed:
+    """The ordered crystals of a table, without a file; others are left out."""
+    return _packed(_tensors(table))
+
+
+def _tensors(table: "Table") -> dict[str, Tensor]:
+    """What a file holds of a table."""
     whole = _ordered(table)
     lattices, fracs, numbers = zip(*(niggli(*table.arrays(i)) for i in whole), strict=True)
     counts = torch.tensor([len(n) for n in numbers])
@@ -76,10 +90,7 @@ def pack(table: "Table", path: str | Path) -> Path:
         ),
     }
     tensors["settings"], tensors["starts"] = settings_of(tensors["lattice"])
-    header = {"format": FORMAT, "kind": KIND, "structures": len(whole)}
-    return write_whole(
-        path, lambda part: save_file(tensors, part, {"xrdkit": json.dumps(header)})
-    )
+    return tensors
 
 
 def _ordered(table: "Table") -> list[int]:
@@ -158,6 +169,10 @@ def load_packed(path: str | Path) -> Packed:
         raise ValueError(
             f"{path} is truncated or not a safetensors file ({error}); pack it again"
         ) from error
+    return _packed(tensors)
+
+
+def _packed(tensors: dict[str, Tensor]) -> Packed:
     counts = tensors["counts"].long()
     atoms = len(tensors["numbers"])
     crystals = Crystals(

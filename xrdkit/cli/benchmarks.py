@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from xrdkit.cli.network_benchmarks import add_generation, add_retrieval
 from xrdkit.cli.words import SOURCES, positive, shard
 
 
@@ -28,6 +29,10 @@ def add_jobs(jobs: Any) -> None:
         sub.set_defaults(run=run_convergence if name == "convergence" else run_judgement)
         if name == "convergence":
             sub.add_argument("--weights", help="of a flow, whose structures are the starts")
+    add_generation(jobs.add_parser("generation", help="what a trained network draws"))
+    add_retrieval(
+        jobs.add_parser("retrieval", help="patterns that look for their crystals")
+    )
     summary = jobs.add_parser("summary", help="count what result files hold")
     summary.add_argument("files", nargs="+", metavar="FILE", help="all shards of one run")
     summary.set_defaults(run=lambda args: show(args.files))

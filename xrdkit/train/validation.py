@@ -1,16 +1,19 @@
 """How well a generator does on crystals that it was not trained on."""
 
+from collections.abc import Sequence
+
 import torch
 
 from xrdkit.models import cell_net
 from xrdkit.models.cell_net import CellNet
 from xrdkit.models.crystal_net import PatternNet
-from xrdkit.models.lattice import lattice_of
+from xrdkit.models.generate import flat
 from xrdkit.models.speed import autocast
 from xrdkit.packed import Packed
 from xrdkit.q_profile import clean_profiles
 from xrdkit.train.data import batch_of, taken
 from xrdkit.train.plan import METHODS
+from xrdkit.types import Crystals
 
 LOSS_ENTRIES = 256  # crystals over which losses are averaged
 DRAWN, NEAR = 100, 0.03  # cells of each pattern, and how near is near
@@ -92,11 +95,47 @@ def matches(
     None where pymatgen is not installed. Cells are the true ones, or unknown.
     """
     try:
-        from pymatgen.core import Structure
-
-        from xrdkit.metrics import normalised_rmse
+        import pymatgen.core  # noqa: F401
     except ImportError:
         return None
+    answers = drawn(
+        model,
+        data,
+        known=known,
+        method=method,
+        samples=samples,
+        steps=steps,
+        seed=seed,
+        device=device,
+    )
+    return compared(data, answers)
+
+
+def compared(data: Packed, answers: Sequence[Crystals]) -> list[list[float | None]]:
+    """RMSE of each answer to each entry, None where there is no literature match."""
+    from xrdkit.crystal import to_structure
+    from xrdkit.metrics import normalised_rmse
+
+    found = []
+    for i, answer in enumerate(answers):
+        truth, own = to_structure(data.crystals, i), answer.to("cpu")
+        structures = [to_structure(own, k) for k in range(len(own))]
+        found.append([normalised_rmse(truth, one) for one in structures])
+    return found
+
+
+def drawn(
+    model: PatternNet,
+    data: Packed,
+    *,
+    known: bool,
+    method: str = "flow",
+    samples: int = 1,
+    steps: int = SAMPLING,
+    seed: int = 0,
+    device: str = "cpu",
+) -> list[Crystals]:
+    """``samples`` crystals for each entry, from its clean pattern and the atoms it has."""
     found: list = [None] * len(data)
     generator = torch.Generator().manual_seed(seed)
     part = data.to(device)
@@ -112,13 +151,8 @@ def matches(
             *_, last = METHODS[method].sample(
                 model, numbers, seen, generator, steps=steps, cell=cell
             )
-        lattice = lattice_of(last.cell).double().cpu().numpy()
-        frac, true = last.frac.double().cpu().numpy(), batch.frac.double().cpu().numpy()
-        real = lattice_of(batch.cell).double().cpu().numpy()
+        every = flat(numbers, last.frac, last.cell)
         for row, i in enumerate(index.tolist()):
-            elements = batch.numbers[row].tolist()
-            truth = Structure(real[row], elements, true[row])
-            chosen = range(row * samples, (row + 1) * samples)
-            answers = [Structure(lattice[k], elements, frac[k]) for k in chosen]
-            found[i] = [normalised_rmse(truth, answer) for answer in answers]
+            chosen = torch.arange(row * samples, (row + 1) * samples, device=device)
+            found[i] = every.select(chosen)
     return found
