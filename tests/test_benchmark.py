@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from xrdkit.benchmark import measured, mp20, outcomes, results, summary, summary
 from xrdkit.benchmark.counts import agreement, compounds, filtered, rate, separation
 from xrdkit.benchmark.measured_patterns import beam_of
 from xrdkit.benchmark.mixtures import ALONE, MIXED, kept
-from xrdkit.benchmark.scoring import shard_of
+from xrdkit.benchmark.scoring import asked_of, shard_of
 from xrdkit.benchmark.simulated_patterns import types_of
 from xrdkit.crystal import from_structures
 from xrdkit.dataset import Table
@@ -382,3 +383,15 @@ def test_folder_without_index_or_with_other_tiers_is_refused(tmp_path):
     pd.DataFrame({"id": ["a"]}).to_csv(tmp_path / "index.csv")
     with pytest.raises(ValueError, match="lacks columns: compound, tier"):
         measured(tmp_path, None, tmp_path / "r.json")
+
+
+def test_with_weights_a_flow_is_asked_too_and_without_them_settings_stay():
+    assert asked_of(("templates",), None, 5, 1) == {
+        "sources": ("templates",),
+        "candidates": 5,
+        "seed": 1,
+    }
+    asked = asked_of(("templates", "flow"), Path("my.safetensors"), 5, 1)
+    assert asked["sources"] == ("templates", "flow")
+    assert asked_of(("ordered",), "my", 5, 1)["sources"] == ("ordered", "flow")
+    assert asked["weights"] == "my.safetensors"

@@ -18,6 +18,7 @@ from scipy.special import expit
 from xrdkit.benchmark.scoring import (
     Entry,
     Solver,
+    asked_of,
     fingerprint,
     run,
     shard_of,
@@ -64,6 +65,7 @@ def confidence(
     seed: int = 0,
     shard: tuple[int, int] = (1, 1),
     sources: tuple[str, ...] = DEFAULT,
+    weights: str | Path | None = None,
     candidates: int = 5,
     solver: Solver | None = None,
     progress: bool = True,
@@ -89,7 +91,7 @@ def confidence(
     known = load(library) if isinstance(library, str | Path) else library
     rows = drawn(len(table), n, seed)
     names = [f"{table.ids[row]} {kind}" for row in rows for kind in kinds]
-    keywords = {"sources": sources, "candidates": candidates, "seed": seed}
+    keywords = asked_of(sources, weights, candidates, seed)
     settings = {"benchmark": "confidence", "n": len(rows), "kinds": kinds, "shard": shard}
     prints = {
         "structures": fingerprint(table.ids),

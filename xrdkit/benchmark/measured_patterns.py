@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xrdkit.benchmark.scoring import Entry, Solver, fingerprint, run, shard_of
+from xrdkit.benchmark.scoring import Entry, Solver, asked_of, fingerprint, run, shard_of
 from xrdkit.benchmark.simulated_patterns import (
     Unseen,
     held,
@@ -31,6 +31,7 @@ def measured(
     seed: int = 0,
     shard: tuple[int, int] = (1, 1),
     sources: tuple[str, ...] = DEFAULT,
+    weights: str | Path | None = None,
     candidates: int = 20,
     solver: Solver | None = None,
     progress: bool = True,
@@ -39,7 +40,7 @@ def measured(
     folder = Path(folder)
     known = load(library) if isinstance(library, str | Path) else library
     index = read_index(folder, tiers)
-    keywords = {"sources": sources, "candidates": candidates, "seed": seed}
+    keywords = asked_of(sources, weights, candidates, seed)
     settings = {"benchmark": "measured", "unseen": unseen, "tiers": tiers, "shard": shard}
     prints = {"patterns": fingerprint(index), "library": library_fingerprint(known)}
 

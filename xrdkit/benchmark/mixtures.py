@@ -9,7 +9,7 @@ import torch
 
 from xrdkit.benchmark import results
 from xrdkit.benchmark.counts import rate
-from xrdkit.benchmark.scoring import Entry, Solver, run, shard_of
+from xrdkit.benchmark.scoring import Entry, Solver, asked_of, run, shard_of
 from xrdkit.benchmark.simulated_patterns import (
     BEAM,
     GRID,
@@ -42,6 +42,7 @@ def impurity(
     disturbed: bool = False,
     shard: tuple[int, int] = (1, 1),
     sources: tuple[str, ...] = DEFAULT,
+    weights: str | Path | None = None,
     candidates: int = 20,
     solver: Solver | None = None,
     progress: bool = True,
@@ -54,7 +55,7 @@ def impurity(
     table = structures if isinstance(structures, Table) else read_table(structures)
     known = load(library) if isinstance(library, str | Path) else library
     chosen = drawn(len(table), n, seed)
-    keywords = {"sources": sources, "candidates": candidates, "seed": seed}
+    keywords = asked_of(sources, weights, candidates, seed)
     shown = {row: row for row in chosen}
     asked = Protocol(table, known, shown, "none", formula, disturbed, "none", keywords)
     settings = {"benchmark": "impurity", "n": len(chosen), "share": share, "shard": shard}

@@ -30,6 +30,17 @@ class Entry:
     facts: dict[str, Any]
 
 
+def asked_of(
+    sources: tuple[str, ...], weights: str | Path | None, candidates: int, seed: int
+) -> dict[str, Any]:
+    """Keywords of ``solve`` for all entries; with weights a flow is asked too."""
+    asked = {"sources": sources, "candidates": candidates, "seed": seed}
+    if weights is None:
+        return asked
+    drawing = tuple(dict.fromkeys((*sources, "flow")))
+    return asked | {"sources": drawing, "weights": str(weights)}
+
+
 def run(
     output: str | Path,
     settings: dict[str, Any],

@@ -12,7 +12,7 @@ import torch
 
 from xrdkit.benchmark.controls import composition_only
 from xrdkit.benchmark.parents import built_types, ordering_of_parent
-from xrdkit.benchmark.scoring import Entry, Solver, fingerprint, run, shard_of
+from xrdkit.benchmark.scoring import Entry, Solver, asked_of, fingerprint, run, shard_of
 from xrdkit.dataset import Table, read_table
 from xrdkit.generators import DEFAULT
 from xrdkit.generators.assign import Filling, fillings
@@ -66,6 +66,7 @@ def mp20(
     control: Control = "none",
     shard: tuple[int, int] = (1, 1),
     sources: tuple[str, ...] = DEFAULT,
+    weights: str | Path | None = None,
     candidates: int = 20,
     solver: Solver | None = None,
     validity: bool = True,
@@ -81,7 +82,7 @@ def mp20(
     chosen = drawn(len(table), n, seed)
     turn = 1 if control == "shuffled" else 0
     shown = dict(zip(chosen, chosen[turn:] + chosen[:turn], strict=True))
-    keywords = {"sources": sources, "candidates": candidates, "seed": seed}
+    keywords = asked_of(sources, weights, candidates, seed)
     asked = Protocol(table, known, shown, cell, formula, disturbed, unseen, keywords)
     settings = {"benchmark": "mp20", "n": len(chosen), "control": control, "shard": shard}
     return run(

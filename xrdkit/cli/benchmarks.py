@@ -81,6 +81,7 @@ def add_shared(
     sub.add_argument(
         "--sources", nargs="+", choices=SOURCES, help="default: all, as solve uses them"
     )
+    sub.add_argument("--weights", help="of a flow, which is asked too")
     sub.add_argument("--candidates", type=positive, default=candidates)
     sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
     sub.add_argument(
@@ -95,6 +96,7 @@ def shared(args: argparse.Namespace) -> dict[str, Any]:
         **({"unseen": args.unseen} if "unseen" in args else {}),
         "seed": args.seed,
         **({"sources": tuple(args.sources)} if args.sources else {}),
+        "weights": args.weights,
         "candidates": args.candidates,
         "shard": args.shard,
         "progress": not args.quiet,
