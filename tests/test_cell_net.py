@@ -17,7 +17,7 @@ from xrdkit.indexing.settings import adopted
 from xrdkit.models import cell_net
 from xrdkit.models.cell_net import HKL, TYPICAL, Asked, CellNet, line_places, looked_at
 from xrdkit.models.checkpoint import load_network, save_network
-from xrdkit.models.crystal_net import Size
+from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.models.lattice import encoded
 from xrdkit.packed import packed_of
 from xrdkit.pattern import prepare
@@ -209,13 +209,26 @@ def test_a_network_proposes_cells_that_can_be_indexed_with(pattern, tmp_path):
     assert index(pattern, proposed=cells, systems="c")
 
 
-def test_without_weights_or_with_a_strange_pattern_there_are_no_cells(pattern, monkeypatch):
-    from xrdkit.generators import learned_cells as module
+def test_a_flow_proposes_cells_too_of_every_number_of_formula_units(pattern, tmp_path):
+    torch.manual_seed(0)
+    facts = {"elements": [8, 22], "atoms": 12}
+    path = tmp_path / "flow.safetensors"
+    save_network(path, PatternNet(TINY).eval(), "flow", facts)
+    formula = {"Ti": 1, "O": 2}
+    cells = learned_cells(pattern, formula, weights=path, count=12)
+    assert len(cells) == 12  # two of one to six units: 20 atoms at most
+    assert len(learned_cells(pattern, formula, contents=True, weights=path, count=5)) == 5
+    assert learned_cells(pattern, {"Fe": 1}, weights=path) == []  # never learned
+    assert learned_cells(pattern, None, weights=path) == []
 
-    monkeypatch.setattr(module, "WEIGHTS", module.WEIGHTS.with_name("none"))
+
+def test_without_weights_or_with_a_strange_pattern_there_are_no_cells(
+    pattern, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("xrdkit.generators.learned_cells.SHIPPED", tmp_path)
     assert learned_cells(pattern) == []
+    save_network(tmp_path / "cell.safetensors", CellNet(TINY).eval(), "cell", {})
+    assert learned_cells(pattern, {"Ti": 1, "O": 2})
     angle = np.linspace(5, 12, 300)
     short = Pattern(angle, np.ones(300), CLEAN, prepared=True)
-    model = CellNet(TINY).eval()
-    monkeypatch.setattr(module, "load_model", lambda *given: model)
-    assert learned_cells(short, weights="any") == []
+    assert learned_cells(short) == []

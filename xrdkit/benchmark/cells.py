@@ -15,6 +15,7 @@ from xrdkit.benchmark.simulated_patterns import BEAM, drawn, library_fingerprint
 from xrdkit.crystal import read_cif
 from xrdkit.dataset import Table, read_table
 from xrdkit.generators.cells import formula_volume, index
+from xrdkit.generators.learned_cells import learned_cells
 from xrdkit.indexing.bravais import reduced, same_lattice
 from xrdkit.library import Library, load
 from xrdkit.pattern import prepare, read
@@ -37,12 +38,14 @@ def indexing(
     n: int | None = None,
     seed: int = 0,
     formula: bool = True,
+    network: str | Path | None = None,
     shard: tuple[int, int] = (1, 1),
     progress: bool = True,
 ) -> list[dict]:
     """Rows of n random entries, patterns disturbed as those of ``mp20``.
 
-    With ``formula`` the reduced formula is known, and so about the volume of a unit of it.
+    With ``formula`` the reduced formula is known, and so about the volume of a unit of it;
+    a ``network`` (weights of a CellNet or a flow) proposes cells beside the search.
     """
     table = structures if isinstance(structures, Table) else read_table(structures)
     rows = {table.ids[row]: row for row in drawn(len(table), n, seed)}
@@ -58,7 +61,8 @@ def indexing(
     settings = {"benchmark": "indexing", "n": len(rows), "shard": shard, "seed": seed}
     settings["structures"] = fingerprint(table.ids)
     names = shard_of(list(rows), shard)
-    return _run(output, settings, names, question, library, formula, progress)
+    asked = {"formula": formula, "network": network, "progress": progress}
+    return _run(output, settings, names, question, library, **asked)
 
 
 def indexing_measured(
@@ -68,6 +72,7 @@ def indexing_measured(
     *,
     tiers: tuple[str, ...] = TIERS,
     formula: bool = True,
+    network: str | Path | None = None,
     shard: tuple[int, int] = (1, 1),
     progress: bool = True,
 ) -> list[dict]:
@@ -85,7 +90,8 @@ def indexing_measured(
     settings = {"benchmark": "indexing measured", "tiers": tiers, "shard": shard}
     settings["patterns"] = fingerprint(facts)
     names = shard_of(list(facts), shard)
-    return _run(output, settings, names, question, library, formula, progress)
+    asked = {"formula": formula, "network": network, "progress": progress}
+    return _run(output, settings, names, question, library, **asked)
 
 
 def _run(
@@ -94,7 +100,9 @@ def _run(
     names: list[str],
     question: Callable[[str], Question],
     library: Library | str | Path | None,
+    *,
     formula: bool,
+    network: str | Path | None,
     progress: bool,
 ) -> list[dict]:
     """Index what the file lacks, append each answer; return all rows."""
@@ -102,19 +110,26 @@ def _run(
 
     known = load(library) if isinstance(library, str | Path) else library
     settings = {**settings, "formula": formula, "library": library_fingerprint(known)}
+    if network is not None:
+        settings["network"] = str(network)
     known = known or load_library(None)
     rows = results.start(output, settings)
     done = {row["id"] for row in rows}
     left = [name for name in names if name not in done]
     for name in tqdm(left, disable=not progress, unit="pattern"):
-        row = {"id": name, **answer(*question(name), known if formula else None)}
+        row = {"id": name, **answer(*question(name), known if formula else None, network)}
         results.append(output, row)
         rows.append(row)
     return rows
 
 
 def answer(
-    pattern: Pattern, formula: str, truth: "Structure", group: str, library: Library | None
+    pattern: Pattern,
+    formula: str,
+    truth: "Structure",
+    group: str,
+    library: Library | None,
+    network: str | Path | None = None,
 ) -> dict[str, Any]:
     """Rank of the first cell with the lattice of the truth (``same_lattice``), or None."""
     lattice = reduced(truth.get_primitive_structure().lattice.matrix)
@@ -123,7 +138,11 @@ def answer(
     try:
         counts = parse_formula(formula)
         unit = formula_volume(library, counts) if library is not None else None
-        found = index(prepare(pattern), volume=unit, count=WITHIN)
+        seen, proposed = prepare(pattern), []
+        if network is not None:
+            known = counts if library is not None else None
+            proposed = learned_cells(seen, known, weights=network)
+        found = index(seen, volume=unit, count=WITHIN, proposed=proposed)
     except ValueError as error:
         seconds = time.perf_counter() - started
         return {**facts, "error": str(error), "rank": None, "seconds": seconds}

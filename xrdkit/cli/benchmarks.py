@@ -231,6 +231,7 @@ def add_indexing(sub: argparse.ArgumentParser) -> None:
     what.add_argument("--folder", help="measured patterns, tiers A and B")
     sub.add_argument("--n", type=positive, help="random entries (default: all)")
     sub.add_argument("--no-formula", action="store_true", help="no formula is known")
+    sub.add_argument("--network", metavar="WEIGHTS", help="proposes cells: cell or flow")
     sub.add_argument("--library", metavar="FILE", help="default: the shipped prototypes")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
@@ -246,6 +247,7 @@ def run_indexing(args: argparse.Namespace) -> None:
 
     given = {
         "formula": not args.no_formula,
+        "network": args.network,
         "shard": args.shard,
         "progress": not args.quiet,
     }

@@ -1,23 +1,34 @@
 """Cells that a trained network proposes for a pattern; indexing polishes and judges them.
 
 Lines that are too few, too weak or from a dominant zone, which lead a search astray, are
-here seen with their intensities and with the composition.
+here seen with their intensities and with the composition. A CellNet draws cells alone; a
+flow draws them together with their atoms, of every number of formula units.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from xrdkit.models import flow
 from xrdkit.models.cell_net import cells_of
+from xrdkit.models.checkpoint import kind_of
+from xrdkit.models.crystal_net import PatternNet
+from xrdkit.models.generate import generate
+from xrdkit.models.lattice import cell_of
 from xrdkit.models.speed import autocast
-from xrdkit.models.weights import load_model
+from xrdkit.models.weights import load_model, located
 from xrdkit.problem import by_number
 from xrdkit.q_profile import NotLearned, profile_of
 from xrdkit.types import Pattern
 
-WEIGHTS = Path(__file__).parents[1] / "weights" / "cell.safetensors"
-DRAWN = 200
+SHIPPED = Path(__file__).parents[1] / "weights"
+NETWORKS = "cell", "flow"  # kinds that propose cells, the first that ships is asked
+DRAWN, STEPS = 200, 20
+DRAWN_BY_FLOW = 40  # where atoms are drawn too
+MOST_ATOMS = 20  # in a cell whose contents are not known
 
 
 def learned_cells(
@@ -26,26 +37,60 @@ def learned_cells(
     *,
     contents: bool = False,
     weights: str | Path | None = None,
-    count: int = DRAWN,
+    count: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> list[tuple[float, ...]]:
     """Rough primitive cells (a, b, c in Å, α, β, γ in °) for a prepared pattern.
 
     ``formula`` counts atoms by element; with ``contents`` those of a primitive cell. Of a
-    formula with fractions the elements are used, and a pattern outside of what networks
-    learn gets none. Weights are those that ship, where none are given: without any, none.
+    formula with fractions the elements are used, and a pattern or atoms outside of what
+    networks learn get none. ``weights`` are of a CellNet or of a flow, which needs a
+    formula; those that ship, where none are given: without any, none.
     """
-    if weights is None and not WEIGHTS.is_file():
+    path = located(weights) if weights is not None else _shipped()
+    if path is None:
         return []
-    model = load_model(weights or WEIGHTS, "cell", device)
     counts = by_number(formula or {})
     atoms = [z for z, n in counts.items() for _ in range(max(1, round(n)))]
+    generator = torch.Generator().manual_seed(seed)
     try:
-        profile = profile_of(pattern)
+        if kind_of(path) == "flow":
+            model = load_model(path, "flow", device)
+            many = count or DRAWN_BY_FLOW
+            drawn = _by_flow(model, pattern, atoms, contents, many, generator)
+        else:
+            model, profile = load_model(path, "cell", device), profile_of(pattern)
+            with autocast(str(device)):
+                drawn = cells_of(
+                    model, profile, atoms, generator, whole=contents, count=count or DRAWN
+                )
     except NotLearned:
         return []
-    generator = torch.Generator().manual_seed(seed)
-    with autocast(str(device)):
-        drawn = cells_of(model, profile, atoms, generator, whole=contents, count=count)
     return [tuple(cell) for cell in drawn.tolist()]
+
+
+def _shipped() -> Path | None:
+    """The weights that come with the package, where some do."""
+    paths = (SHIPPED / f"{kind}.safetensors" for kind in NETWORKS)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _by_flow(
+    model: PatternNet,
+    pattern: Pattern,
+    atoms: list[int],
+    contents: bool,
+    count: int,
+    generator: torch.Generator,
+) -> Float[Tensor, "cells 6"]:
+    """Cells of the crystals that a flow draws; of every number of formula units."""
+    most = 1 if contents else max(MOST_ATOMS // max(len(atoms), 1), 1)
+    sizes = range(1, most + 1) if atoms else ()
+    found = [torch.zeros(0, 6)]
+    for units in sizes:
+        many = -(-count // most)
+        asked = {"count": many, "steps": STEPS, "generator": generator}
+        *_, crystals = generate(model, flow.sample, pattern, atoms * units, **asked)
+        found.append(cell_of(crystals.lattice).cpu())
+    return torch.cat(found)
