@@ -48,7 +48,7 @@ def test_every_column_is_read_in_the_words_of_solve(tmp_path):
         tmp_path,
         ";".join(COLUMNS),
         'example:rutile;TiO2;one;"1.5406,1.5444";10,80;"20,21; 30,31";Ti2 O4;'
-        '"4.59,4.59,2.96,90,90,90";136;"Al2O3; si.cif";yes;my.lib;"TiO2; SnO2";templates;'
+        '"4.59,4.59,2.96,90,90,90";136;50;"Al2O3; si.cif";yes;my.lib;"TiO2; SnO2";templates;'
         "my.safetensors;5;7;builtin",
     )
     (row,) = read_table(path)
@@ -59,6 +59,7 @@ def test_every_column_is_read_in_the_words_of_solve(tmp_path):
         "contents": "Ti2 O4",
         "cell": (4.59, 4.59, 2.96, 90, 90, 90),
         "space_group": 136,
+        "size": 50,
         "phases": ("Al2O3", (tmp_path / "si.cif").resolve()),
         "index": True,
         "library": (tmp_path / "my.lib").resolve(),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from textbook import STRUCTURES, cell, hexagonal, square
 
-from xrdkit.benchmark.cells import answer, crystal_system, indexing, indexing_counts
+from xrdkit.benchmark.cells import answer, indexing, indexing_counts
 from xrdkit.crystal import from_structures
 from xrdkit.dataset import Table
 from xrdkit.generators.cells import (
@@ -38,6 +38,7 @@ from xrdkit.problem import load_library
 from xrdkit.report import write_cells_html
 from xrdkit.simulate import pattern_of
 from xrdkit.solve import run
+from xrdkit.space_group import crystal_system
 from xrdkit.types import Instrument, Pattern, Problem
 from xrdkit.wavelengths import radiation
 

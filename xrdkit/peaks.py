@@ -16,6 +16,7 @@ Lines = Float[np.ndarray, " peaks"]
 Rows = Int[np.ndarray, " peaks"]
 DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0])  # blind to cubic polynomials
 WIDTHS = (0.01, 2.0)  # ° bounds of a line's width
+SINC = 5.566  # FWHM of sinc²(x / 2)
 
 
 def scatter(values: Curve, share: float = 0.6) -> float:
@@ -82,7 +83,12 @@ def check(pattern: Pattern, least: int = 3) -> None:
 
 
 def typical_fwhm(pattern: Pattern) -> tuple[float, float]:
-    """(a, b) in ° of FWHM² = a² + (b tanθ)², fitted to the strong isolated lines."""
+    """(a, b) in ° of FWHM² = a² + (b tanθ)², fitted to the strong isolated lines.
+
+    Of nanocrystals' lines without what their size adds: a / cosθ, which has b = a.
+    """
+    if pattern.size is not None:
+        return 2 * (_beside_size(pattern),)
     peaks = find_peaks(pattern)
     step = float(np.median(np.diff(pattern.two_theta)))
     low = max(WIDTHS[0], 1.5 * step)
@@ -96,6 +102,23 @@ def typical_fwhm(pattern: Pattern) -> tuple[float, float]:
     if len(chosen) >= 5 and slope.max() > 3 * slope.min():
         a, b = _caglioti(slope, width, np.sqrt(height))
     return float(np.clip(a, low, WIDTHS[1])), float(np.clip(b, 0, WIDTHS[1]))
+
+
+def size_fwhm(pattern: Pattern) -> float:
+    """FWHM (° at θ = 0) of lines sinc²(Q size / 2)."""
+    return float(np.degrees(SINC / pattern.size * pattern.radiation.main / (2 * np.pi)))
+
+
+def _beside_size(pattern: Pattern) -> float:
+    """FWHM (° at θ = 0) that lines have beside that of sinc²(Q size / 2).
+
+    From the narrower ones, as others are not single; at least a quarter of that of size.
+    """
+    peaks = find_peaks(pattern)
+    by_size = size_fwhm(pattern)
+    width = peaks.fwhm * np.cos(np.radians(peaks.two_theta / 2))
+    whole = float(np.quantile(width, 0.3)) if len(width) else by_size
+    return float(np.sqrt(max(whole**2 - by_size**2, (by_size / 4) ** 2)))
 
 
 def rough_fwhm(x: Curve, intensity: Curve) -> float:

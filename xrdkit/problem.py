@@ -46,6 +46,7 @@ METRICS = {  # Bravais symbols of lattices that have the symmetry which a system
 }
 SWOLLEN = 2.5  # factor that a volume given may be off the expected one
 TERM = re.compile(r"([A-Z][a-z]?)(\d+(?:\.\d+)?)?")
+SIZES = 5.0, 1000.0  # Å, of nanocrystals
 
 
 def parse_formula(text: str) -> dict[str, float]:
@@ -156,10 +157,12 @@ def pose(
     contents: str | None = None,
     cell: tuple[float | int, ...] | None = None,
     space_group: int | str | None = None,
+    size: float | None = None,
     library: Library | str | Path | None = None,
     exclude: tuple[str, ...] | str = (),
 ) -> Problem:
     """A checked Problem with its pattern prepared and its library loaded and thinned."""
+    pattern = pattern if size is None else replace(pattern, size=usable_size(size))
     counts = reduced(parse_formula(formula))
     inside = _contents(contents, counts, formula) if contents else None
     cells = ((usable_cell(cell), 1.0),) if cell is not None else ()
@@ -187,6 +190,16 @@ def pose(
         library=known.without(frozenset(exclude)) if exclude else known,
         exclude=frozenset(exclude),
     )
+
+
+def usable_size(size: float | int) -> float:
+    """A size of nanocrystals in Å, refused where it is none or makes no difference."""
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise ValueError(
+            f"a crystallite size of {size:g} Å is outside {SIZES[0]:g}–{SIZES[1]:g} Å: "
+            "smaller ones hold no cell, and larger ones need no size; leave it out"
+        )
+    return float(size)
 
 
 def _check_metric(cell: tuple[float, ...], group: int) -> None:

@@ -79,7 +79,7 @@ def solve_steps(
     """The pipeline as a generator: yields Progress, returns the Solution.
 
     What is wrong with the input is said here, before the first step. ``given`` is what
-    else is known: contents, cell, space_group, library, exclude.
+    else is known: contents, cell, space_group, size, library, exclude.
     """
     lap, where = Laps(), usable_device(device)
     if sources is None:
@@ -232,6 +232,7 @@ def solve(
     contents: str | None = None,
     cell: tuple[float | int, ...] | None = None,
     space_group: int | str | None = None,
+    size: float | None = None,
     library: Library | str | Path | None = None,
     exclude: tuple[str, ...] | str = (),
     phases: "tuple[str | Path | Structure, ...]" = (),
@@ -247,7 +248,8 @@ def solve(
     """Ranked, refined structures for a powder pattern and a chemical formula.
 
     ``contents`` is the formula of the primitive cell ("Ti2 O4"), or of ``cell`` when that
-    is given: (a, b, c, α, β, γ) in Å and degrees, in any setting. ``phases`` are known to
+    is given: (a, b, c, α, β, γ) in Å and degrees, in any setting. ``size`` (Å) is that of
+    nanocrystals, whose lines are as wide as sinc²(Q size / 2). ``phases`` are known to
     be in the sample too: CIF files, Structures or formulas. With ``index`` cells are looked
     for in the lines first and proposed to every source. ``exclude`` lists reduced formulas
     to be left out of the library; without ``library`` the shipped prototypes serve.
@@ -262,6 +264,7 @@ def solve(
         contents=contents,
         cell=cell,
         space_group=space_group,
+        size=size,
         library=library,
         exclude=exclude,
         phases=phases,

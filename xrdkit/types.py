@@ -135,7 +135,8 @@ class Pattern:
 
     ``sigma`` is None when the numbers are not counts and no e.s.d.s were given: then
     weights are unit weights and R_exp does not exist. ``background`` is what preparing
-    subtracted; intensities of a ``prepared`` pattern have their maximum at one.
+    subtracted; intensities of a ``prepared`` pattern have their maximum at one. ``size``
+    is that (Å) of nanocrystals, whose lines are sinc²(Q size / 2).
     """
 
     __repr__ = _in_line
@@ -149,6 +150,7 @@ class Pattern:
     ranges: tuple[tuple[float, float], ...] = ()
     instrument: Instrument = field(default_factory=Instrument)
     background: Float[np.ndarray, " points"] | None = None
+    size: float | None = None
     prepared: bool = False
     name: str = ""
     warnings: tuple[str, ...] = ()
@@ -321,7 +323,7 @@ class Problem:
     primitive cell when it is known, or for the given cell. ``cells`` are candidate cells
     (a, b, c, α, β, γ) in any setting, with weights; a weight of one is a cell that is
     given, lower ones are proposals. ``phases`` are known to be in the sample beside the
-    unknown one. ``size`` is the crystallite size in Å when the sample is nanocrystalline.
+    unknown one.
     """
 
     __repr__ = _in_line
@@ -333,7 +335,6 @@ class Problem:
     cells: tuple[tuple[tuple[float, ...], float], ...] = ()
     space_group: int | None = None
     phases: tuple["Phase", ...] = ()
-    size: float | None = None
     library: Any = None
     exclude: frozenset[str] = frozenset()
 

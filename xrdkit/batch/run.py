@@ -132,7 +132,9 @@ def check_row(row: Row, folder: Path, library: Callable[..., Library]) -> None:
     place, said = folder / row.name, row.given
     if place.exists() and record_of(place) is None:
         raise ValueError(f"{place} is no result of a batch; give another name or folder")
-    asked = {key: said[key] for key in ("contents", "cell", "space_group") if key in said}
+    asked = {
+        key: said[key] for key in ("contents", "cell", "space_group", "size") if key in said
+    }
     pattern = row.measured()
     pose(pattern, row.formula, library=library(said.get("library")), **asked)
     for source in said.get("sources", ()):

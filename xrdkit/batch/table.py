@@ -123,6 +123,7 @@ GIVEN: dict[str, Callable[[str], Any]] = {
     "contents": str,
     "cell": _cell,
     "space_group": _group,
+    "size": float,
     "phases": _parts,
     "index": _yes,
     "library": str,

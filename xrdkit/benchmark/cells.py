@@ -21,6 +21,7 @@ from xrdkit.library import Library, load
 from xrdkit.pattern import prepare, read
 from xrdkit.problem import load_library, parse_formula
 from xrdkit.simulate import disturbed
+from xrdkit.space_group import crystal_system
 from xrdkit.types import Pattern
 
 if TYPE_CHECKING:
@@ -178,12 +179,3 @@ def indexing_counts(rows: list[dict]) -> list[dict[str, Any]]:
         }
         for name, part in [*sorted(groups.items()), ("all", rows)]
     ]
-
-
-def crystal_system(space_group: int) -> str:
-    """Crystal system of a space group number."""
-    names = {
-        2: "triclinic", 15: "monoclinic", 74: "orthorhombic", 142: "tetragonal",
-        167: "trigonal", 194: "hexagonal", 230: "cubic",
-    }  # fmt: skip
-    return next(name for last, name in names.items() if space_group <= last)

@@ -11,6 +11,7 @@ from xrdkit.benchmark import results
 from xrdkit.metrics import bootstrap_interval, roc_area, wilson_interval
 
 MATCHES = ("literature", "strict", "heavy")
+TEN = 10  # answers of which the best R² counts
 SIZES = ((1, 4), (5, 8), (9, 12), (13, 16), (17, 20), (21, 52))
 Rows = list[dict[str, Any]]
 
@@ -39,6 +40,7 @@ def summary(paths: Iterable[str | Path]) -> dict[str, Any]:
         },
         "verdicts": verdicts(rows),
         "rmse": rmse(rows),
+        "r_squared": r_squared(rows),
         "auc": separation(rows),
         "seconds": seconds(rows),
         "memory_mb": memory(paths),
@@ -121,6 +123,25 @@ def rmse(rows: Rows) -> dict[str, tuple[float, float, float]]:
                 interval = bootstrap_interval(firsts, statistic)
                 counted[f"{statistic.__name__} {name}"] = (value, *interval)
     return counted
+
+
+def r_squared(rows: Rows) -> dict[str, tuple[float, float, float]]:
+    """PXRDnet's mean R² of nanocrystals, best of the first ten, in all and by system.
+
+    An entry without an answer counts as one.
+    """
+    found = {}
+    if not any("r_squared" in fit for row in rows for fit in row["fits"]):
+        return found
+    for name in ("", *sorted({row["system"] for row in rows})):
+        best = [
+            min((fit["r_squared"] for fit in row["fits"][:TEN]), default=1.0)
+            for row in rows
+            if name in ("", row["system"])
+        ]
+        interval = bootstrap_interval(best, np.mean)
+        found[f"mean R² {name}".strip()] = (float(np.mean(best)), *interval)
+    return found
 
 
 def separation(rows: Rows) -> dict[str, float | None]:
@@ -231,7 +252,7 @@ def summary_text(counted: dict[str, Any]) -> str:
     for name, rates in groups.items():
         shown = "   ".join(f"{k} {_rate_text(value)}" for k, value in rates.items())
         lines.append(f"{name:32s} {shown}")
-    for name, (value, low, high) in counted["rmse"].items():
+    for name, (value, low, high) in (counted["rmse"] | counted["r_squared"]).items():
         lines.append(f"{name:32s} {value:.4f} ({low:.4f}–{high:.4f})")
     for name, area in counted["auc"].items():
         lines.append(f"{'AUC of ' + name:32s} {'–' if area is None else f'{area:.3f}'}")

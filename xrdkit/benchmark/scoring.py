@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xrdkit import metrics
 from xrdkit.benchmark import results
+from xrdkit.nanocrystal import published_r_squared
 from xrdkit.types import Pattern, Solution
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def answer(entry: Entry, solver: Solver, *, validity: bool = True) -> dict[str, 
         "seconds": time.perf_counter() - started,
         "stages": solution.seconds,
         "n_fits": len(solution.fits),
-        "fits": [judged(entry.truth, fit, validity) for fit in solution.fits[:WITHIN]],
+        "fits": [judged(entry, fit, validity) for fit in solution.fits[:WITHIN]],
         "first": solution.fits[0].structure.as_dict(verbosity=0) if solution.fits else None,
         "confidence": solution.confidence,
         "verdict": solution.verdict,
@@ -99,8 +100,9 @@ def answer(entry: Entry, solver: Solver, *, validity: bool = True) -> dict[str, 
     }
 
 
-def judged(truth: "Structure", fit: Any, validity: bool) -> dict[str, Any]:
-    """One rank as plain numbers."""
+def judged(entry: Entry, fit: Any, validity: bool) -> dict[str, Any]:
+    """One rank as plain numbers, of nanocrystals with PXRDnet's R²."""
+    truth, nano = entry.truth, entry.pattern.size is not None
     found = metrics.match(truth, fit.structure)
     mirror = found.literature and metrics.mirror_match(truth, fit.structure)
     return {
@@ -111,6 +113,7 @@ def judged(truth: "Structure", fit: Any, validity: bool) -> dict[str, Any]:
         "origin": fit.origin,
         "score": fit.score,
         **({"valid": metrics.valid(fit.structure)} if validity else {}),
+        **({"r_squared": published_r_squared(truth, fit.structure)} if nano else {}),
     }
 
 

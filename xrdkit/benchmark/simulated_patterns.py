@@ -19,8 +19,10 @@ from xrdkit.generators.assign import Filling, fillings
 from xrdkit.generators.spectra import slot_counts
 from xrdkit.generators.templates import MERGED, MIXED
 from xrdkit.library import Library, formula_hash, load
+from xrdkit.nanocrystal import nano_pattern
 from xrdkit.simulate import disturbed as disturbed_pattern
 from xrdkit.simulate import pattern_of
+from xrdkit.space_group import crystal_system
 from xrdkit.structure_types import NEIGHBOURS, SAME_TYPE, distance_features
 from xrdkit.types import Instrument, Pattern
 from xrdkit.wavelengths import radiation
@@ -49,6 +51,7 @@ class Protocol:
     formula: Literal["contents", "reduced"]
     disturbed: bool
     unseen: Unseen
+    size: float | None
     keywords: dict[str, Any]
 
 
@@ -63,6 +66,7 @@ def mp20(
     formula: Literal["contents", "reduced"] = "contents",
     disturbed: bool = False,
     unseen: Unseen = "none",
+    size: float | None = None,
     control: Control = "none",
     shard: tuple[int, int] = (1, 1),
     sources: tuple[str, ...] = DEFAULT,
@@ -75,7 +79,8 @@ def mp20(
     """Rows of n random entries: Cu Kα doublet, 5–80°, FWHM 0.1°, noise-free or disturbed.
 
     ``control`` shuffled gives each entry the pattern of another; composition ignores the
-    pattern and takes library types in the order of their prior.
+    pattern and takes library types in the order of their prior. With ``size`` (Å) patterns
+    are those of nanocrystals (``xrdkit.nanocrystal``), and PXRDnet's R² is counted.
     """
     table = structures if isinstance(structures, Table) else read_table(structures)
     known = load(library) if isinstance(library, str | Path) else library
@@ -83,7 +88,7 @@ def mp20(
     turn = 1 if control == "shuffled" else 0
     shown = dict(zip(chosen, chosen[turn:] + chosen[:turn], strict=True))
     keywords = asked_of(sources, weights, candidates, seed)
-    asked = Protocol(table, known, shown, cell, formula, disturbed, unseen, keywords)
+    asked = Protocol(table, known, shown, cell, formula, disturbed, unseen, size, keywords)
     settings = {"benchmark": "mp20", "n": len(chosen), "control": control, "shard": shard}
     return run(
         output,
@@ -103,6 +108,7 @@ def protocol_settings(asked: Protocol) -> dict[str, Any]:
         "structures": fingerprint(asked.table.ids),
         "library": library_fingerprint(asked.library),
         **{name: getattr(asked, name) for name in names},
+        **({} if asked.size is None else {"size": asked.size}),
         **asked.keywords,
     }
 
@@ -120,13 +126,18 @@ def entry_of(asked: Protocol, rows: dict[str, int], name: str) -> Entry:
     if asked.unseen != "none":
         keywords["exclude"] = (formula,)
     pattern = pattern_for(asked, asked.shown[row])
-    facts = {"n_atoms": len(truth), **held(known, formula, truth)}
+    if asked.size is not None:
+        keywords["size"] = asked.size
+    system = crystal_system(asked.table.space_groups[row])
+    facts = {"n_atoms": len(truth), "system": system, **held(known, formula, truth)}
     return Entry(name, truth, pattern, formula, keywords, facts)
 
 
 def pattern_for(asked: Protocol, row: int) -> Pattern:
     """The pattern of a row; its disturbance depends on the seed and the row alone."""
     crystal = asked.table.crystals.select(torch.tensor([row]))
+    if asked.size is not None:
+        return nano_pattern(crystal, asked.size)
     if asked.disturbed:
         seed = asked.keywords["seed"] * 1_000_003 + row
         return disturbed_pattern(crystal, BEAM, torch.Generator().manual_seed(seed))

@@ -121,6 +121,7 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
         "--index", action="store_true", help="look for cells in the lines first"
     )
     sub.add_argument("--space-group", help="number or symbol, if it is known")
+    sub.add_argument("--size", type=float, help="of nanocrystals in Å, if it is known")
     sub.add_argument(
         "--engine",
         choices=("builtin", "gsas2"),
@@ -183,6 +184,7 @@ def run_solve(args: argparse.Namespace) -> None:
             contents=args.contents,
             cell=args.cell,
             space_group=number(args.space_group),
+            size=args.size,
             library=args.library,
             exclude=tuple(args.exclude),
             sources=args.sources,

@@ -55,6 +55,7 @@ def add_mp20(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--cell", choices=("none", "given"), default="none")
     sub.add_argument("--formula", choices=("contents", "reduced"), default="contents")
     sub.add_argument("--disturbed", action="store_true", help="patterns as a lab has them")
+    sub.add_argument("--size", type=float, help="of nanocrystals in Å, as PXRDnet's")
     controls = ("none", "shuffled", "composition")
     sub.add_argument("--control", choices=controls, default="none")
     sub.add_argument("--no-validity", action="store_true", help="without SMACT's filter")
@@ -115,6 +116,7 @@ def run_mp20(args: argparse.Namespace) -> None:
         cell=args.cell,
         formula=args.formula,
         disturbed=args.disturbed,
+        size=args.size,
         control=args.control,
         validity=not args.no_validity,
         **shared(args),

@@ -16,7 +16,7 @@ from xrdkit.peaks import typical_fwhm
 from xrdkit.progress import told
 from xrdkit.rank import log_evidence
 from xrdkit.refine.block import EXTRAS, Block, current_frac, current_lattice, pack
-from xrdkit.refine.grid import Grid, make_grid
+from xrdkit.refine.grid import Grid, line_limit, make_grid
 from xrdkit.refine.known import with_fractions, with_phases
 from xrdkit.refine.least_squares import Fitted, Stage, block_steps, choose, state
 from xrdkit.refine.optics import CLEAN, FEW, best_optics, instrument_of
@@ -56,7 +56,7 @@ def refine_steps(
     parts: list[Part] = []
     for group in (groups := _groups(candidates)):
         yield Progress("refine", 0, len(groups), None, f"{len(candidates)} candidates")
-        block = pack(group, min(float(pattern.q.max()), Q_MAX))
+        block = pack(group, line_limit(pattern, Q_MAX))
         parts.append((block.to(device or torch.device("cpu")), group))
     few, best = [block for block, _ in parts], None
 

@@ -230,7 +230,7 @@ def spread(
     """Lines on the padded grid by cubic B-splines (undone later in Fourier space)."""
     points = grid.padded
     place = (u - grid.start) / grid.step
-    inside = (place > -MARGIN_LEFT) & (place < len(grid) + 8)
+    inside = (place > -MARGIN_LEFT) & (place < len(grid) + grid.beyond)
     place = torch.where(inside, place, torch.zeros_like(place))
     amounts = amounts * inside[..., None]
     base = torch.floor(place)
@@ -267,6 +267,7 @@ def shape(block: Block, grid: Grid) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     gauss = torch.exp(-(k**2) * (width * wide) ** 2 / log2)
     lorentz = torch.exp(-k * width * wide / 2)
     blur = torch.exp(-(k**2) * grid.blur**2 / log2) * spline
+    blur = blur * (1 - k / (2 * torch.pi * grid.cut)).clamp(min=0)
     kernel = ((1 - share) * gauss + share * lorentz) * blur
     by_width = -(1 - share) * gauss * 2 * k**2 * (width * wide) ** 2 / log2
     by_width = (by_width - share * lorentz * k * width * wide / 2) * blur

@@ -31,7 +31,7 @@ from xrdkit.progress import result_of
 from xrdkit.rank import FLOOR, OBSERVATIONS, SYSTEMATIC, TOLD, log_evidence
 from xrdkit.refine.batch import Q_MAX
 from xrdkit.refine.block import EXTRAS, STRAINS, Block, pack
-from xrdkit.refine.grid import Grid, make_grid
+from xrdkit.refine.grid import Grid, line_limit, make_grid
 from xrdkit.refine.known import with_phases
 from xrdkit.refine.least_squares import Fitted, Stage, block_steps, state
 from xrdkit.refine.texture import CHOICES, orientation_factors
@@ -86,7 +86,7 @@ def determined_steps(
             "the pattern is as measured, the fits are on the prepared one; "
             "give solution.problem.pattern"
         )
-    width, q_max = typical_fwhm(pattern), min(float(pattern.q.max()), Q_MAX)
+    width, q_max = typical_fwhm(pattern), line_limit(pattern, Q_MAX)
     grid = make_grid(pattern, width, per_fwhm=PROFILE.per_fwhm, q_max=Q_MAX)
     grid = grid.to(device or torch.device("cpu"))
     done = []

@@ -14,10 +14,12 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from xrdkit.pattern import inside_ranges
+from xrdkit.peaks import SINC
 from xrdkit.types import Instrument, Pattern, Radiation
 
 BEND, WIDTHS = 4.0, 12.0  # degrees, line widths: as narrow as a background may bend
 LEAST, MOST = 4, 24  # terms of the background
+REACH = 2.0  # widths over which nanocrystals' lines beyond the end are seen
 MARGIN = 24.0  # FWHM of empty grid after the last point, so that tails do not wrap around
 
 
@@ -27,7 +29,8 @@ class Grid:
 
     ``a`` and ``b`` are in degrees. ``weight`` is zero outside the measured ranges.
     ``blur`` is the FWHM (in u) of the Gaussian that the observed profile has been
-    convolved with. ``smooth`` are the terms of the background, ``known`` the profiles of
+    convolved with, ``cut`` the frequency (per u) at which the transform of nanocrystals'
+    sinc² lines ends. ``smooth`` are the terms of the background, ``known`` the profiles of
     phases that are in the sample beside the candidate, their maximum at one, ``heights``
     their maxima per volume fraction. Of ``instrument`` geometry and slits
     count.
@@ -46,6 +49,7 @@ class Grid:
     heights: Float[Tensor, " phases"]
     radiation: Radiation
     instrument: Instrument = field(default_factory=Instrument)
+    cut: float = np.inf
 
     def __len__(self) -> int:
         return len(self.observed)
@@ -61,9 +65,20 @@ class Grid:
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     @property
+    def beyond(self) -> int:
+        """Points after the last one on which lines are still laid."""
+        return 8 if self.cut == np.inf else int(MARGIN / 2 / self.step)
+
+    @property
     def padded(self) -> int:
         """Points including the empty margin, a number that transforms fast."""
         return _fast_length(len(self) + int(MARGIN / self.step))
+
+
+def line_limit(pattern: Pattern, q_max: float) -> float:
+    """Q (1/Å) of the last lines that reach into a pattern that is cut at ``q_max``."""
+    reach = 0.0 if pattern.size is None else REACH * SINC / pattern.size
+    return min(float(pattern.q.max()), q_max) + reach
 
 
 def stretch(
@@ -93,15 +108,20 @@ def make_grid(
     """A prepared pattern seen through a resolution of ``width`` (a, b) plus a strain.
 
     ``width`` is the pattern's own FWHM model in degrees; ``strain`` (relative change of d)
-    blurs it further. Beyond ``q_max`` (1/Å) the pattern is cut. The background has so many
-    Chebyshev ``terms``, by default one to every BEND degrees or WIDTHS line widths.
+    blurs it further. Lines of nanocrystals are equally wide in Q, which is what u then is:
+    b is a, and they need no blur. Beyond ``q_max`` (1/Å) the pattern is cut. The background
+    has so many Chebyshev ``terms``, by default one to every BEND degrees or WIDTHS widths.
     """
     radiation = radiation or pattern.radiation
-    wide = strain > 0
+    nano = pattern.size is not None
+    wide = strain > 0 and not nano
     a, b = (
         width[0] * (1.5 if wide else 1.0),
         float(np.hypot(width[1], np.degrees(2 * strain))),
     )
+    if nano:
+        b = a = width[0]
+    cut = np.radians(a) * pattern.size / radiation.main if nano else np.inf
     keep = pattern.q <= q_max
     angle, intensity = pattern.two_theta[keep], pattern.intensity[keep]
     u = _stretch(angle, a, b)
@@ -140,6 +160,7 @@ def make_grid(
         torch.zeros(0),
         radiation,
         pattern.instrument,
+        float(cut),
     )
 
 
