@@ -48,8 +48,8 @@ def test_every_column_is_read_in_the_words_of_solve(tmp_path):
         tmp_path,
         ";".join(COLUMNS),
         'example:rutile;TiO2;one;"1.5406,1.5444";10,80;"20,21; 30,31";Ti2 O4;'
-        '"4.59,4.59,2.96,90,90,90";136;50;"Al2O3; si.cif";yes;my.lib;"TiO2; SnO2";templates;'
-        "my.safetensors;5;7;builtin",
+        '"4.59,4.59,2.96,90,90,90";136;50;"Al2O3; si.cif";yes;my.lib;"TiO2; SnO2";'
+        "templates;my.safetensors;5;7;builtin",
     )
     (row,) = read_table(path)
     assert row.wavelength == (1.5406, 1.5444)
