@@ -28,6 +28,7 @@ DRAWN = {
     TRAJECTORY: "trajectory",
 }
 FRAMES = 200
+TALL = 1800  # px, of a window that shows a whole widget
 CELLS = [
     "import xrdkit\n"
     "import numpy as np\n"
@@ -99,8 +100,11 @@ def picture(page, index: int, name: str) -> None:
     """A screenshot of an output, kept where XRDKIT_SCREENSHOTS says."""
     folder = os.environ.get("XRDKIT_SCREENSHOTS")
     if folder:
-        page.wait_for_timeout(300)
+        size = page.viewport_size
+        page.set_viewport_size({**size, "height": TALL})
+        page.wait_for_timeout(500)
         output(page, index).screenshot(path=Path(folder) / f"{name}.png")
+        page.set_viewport_size(size)
 
 
 def asked(page) -> str:
