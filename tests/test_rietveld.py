@@ -1,6 +1,7 @@
 """The Rietveld engine: derivatives, symmetry, known answers, e.s.d.s, messages."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import gemmi
 import numpy as np
@@ -37,6 +38,7 @@ from xrdkit.refine.rietveld.shape import axial_nodes
 from xrdkit.refine.rietveld.stages import Stage, exchanging, freed
 from xrdkit.refine.rietveld.start import first_table
 from xrdkit.refine.rietveld.table import Parameter, parse_tie
+from xrdkit.refine.texture import AXES
 from xrdkit.types import Instrument, Pattern, Radiation
 
 CU = Radiation((1.540593, 1.544427), (2 / 3, 1 / 3), kalpha2=True)
@@ -814,13 +816,21 @@ def test_ties_are_sums_and_anything_else_is_refused():
 def test_stopping_leaves_the_last_good_state():
     pattern, _ = simulated(rutile(), seed=15, high=70)
     steps = refine_steps(pattern, rutile(a=4.60))
-    seen = [next(steps) for _ in range(6)]
+    seen = [next(steps) for _ in range(20)]
     steps.close()
     assert seen[-1].best.r_wp <= seen[0].best.r_wp
     assert seen[-1].best.structure.composition.reduced_formula == "TiO2"
-    assert all(p.total >= p.done > 0 for p in seen)
+    assert all(p.total >= p.done >= 0 for p in seen)
     resumed = refine(pattern, seen[-1].best.table)
     assert resumed.r_wp <= seen[-1].best.r_wp + 1e-6
+
+
+def test_trials_within_a_cycle_are_told_of_with_the_fit_of_the_last_cycle():
+    pattern, _ = simulated(rutile(), seed=15, high=70)
+    seen = list(refine_steps(pattern, rutile(a=4.60)))
+    within = [now.stage for last, now in pairwise(seen) if now.best is last.best]
+    assert within.count("texture") >= len(AXES)
+    assert all(now.done <= now.total for now in seen)
 
 
 def test_refinement_from_a_fit_goes_on_with_its_structure(example):

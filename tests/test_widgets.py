@@ -620,6 +620,27 @@ def test_stopped_refinement_keeps_what_was_reached_and_nothing_changes_meanwhile
     assert widget.wait(60).r_wp < 15
 
 
+@pytest.mark.parametrize(
+    ("stage", "kept"),
+    [("scale and background", "start · R_wp"), ("texture", "in stages, stopped · R_wp")],
+)
+def test_refinement_that_is_stopped_between_trials_keeps_its_last_cycle(
+    measured, stage, kept
+):
+    widget = RefineWidget(measured, rutile())
+    start = widget.fit.r_wp
+
+    def stop(change: dict) -> None:
+        if change["new"].get("stage") == stage:
+            widget.stop()
+
+    widget.observe(stop, "progress")
+    assert widget.run(block=True) is None
+    assert widget.state == "stopped"
+    assert widget.history[-1].startswith(kept)
+    assert widget.fit.r_wp <= start
+
+
 def test_refined_structure_is_written_once(measured, refined, tmp_path):
     widget = RefineWidget(measured, refined, file=str(tmp_path / "rutile.cif"))
     tell(widget, kind="export")

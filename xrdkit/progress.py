@@ -1,9 +1,11 @@
 """Long jobs are generators that yield Progress and return their result; here it is."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from xrdkit.types import Progress
+
+Told = TypeVar("Told")
 
 
 def result_of(steps: Iterator[Progress]) -> Any:
@@ -15,7 +17,7 @@ def result_of(steps: Iterator[Progress]) -> Any:
             return finished.value
 
 
-def told(steps: Iterator[Progress], now: Progress) -> Iterator[Progress]:
+def told(steps: Iterator[Any], now: Told) -> Iterator[Told]:
     """Yield ``now`` at every step of another job, so that it can be stopped there.
 
     Returns what that job returns.

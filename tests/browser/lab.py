@@ -1,4 +1,4 @@
-"""A JupyterLab on this machine for tests, and a page of it that notes what goes wrong."""
+"""JupyterLab and Voilà on this machine for tests, and a page that notes what goes wrong."""
 
 import json
 import os
@@ -7,13 +7,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
 ROOT = Path(__file__).parents[2]
+TEMPLATES = ROOT / "widgets" / "share" / "jupyter"
 SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {
         "fetchNews": "false",
@@ -57,59 +57,83 @@ def notebook(cells: list[str]) -> str:
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
     """Address of a JupyterLab that serves this folder and keeps its own settings there."""
-    hidden = folder / ".jupyter"
     for name, values in SETTINGS.items():
-        path = hidden / "settings" / f"{name}.jupyterlab-settings"
+        path = folder / ".jupyter" / "settings" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    own = {
-        f"JUPYTER_{name}_DIR": str(hidden / name.lower())
-        for name in ("CONFIG", "DATA", "RUNTIME")
-    }
-    path = os.pathsep.join([str(ROOT), str(ROOT / "widgets")])
-    environment = {
-        **os.environ,
-        **own,
-        "JUPYTERLAB_SETTINGS_DIR": str(hidden / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(hidden / "workspaces"),
-        "IPYTHONDIR": str(hidden / "ipython"),
-        "PYTHONPATH": path,
-        "OMP_NUM_THREADS": "1",
-    }
+    port = _free_port()
     command = [
-        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser"),
-        *("--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"),
+        *("jupyterlab", "--no-browser", "--expose-app-in-browser", "--allow-root"),
+        *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"),
         *(
             "--IdentityProvider.token=",
             "--LabApp.news_url=",
             f"--ServerApp.root_dir={folder}",
         ),
     ]
+    with _served(command, port, folder) as address:
+        yield address
+
+
+@contextmanager
+def app(notebook: Path, folder: Path) -> Iterator[str]:
+    """Address of a notebook that Voilà serves as an app; its own settings in a folder."""
+    port = _free_port()
+    command = ["voila", str(notebook), "--no-browser", f"--port={port}"]
+    with _served(command, port, folder) as address:
+        yield address
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def _served(command: list[str], port: int, folder: Path) -> Iterator[str]:
+    """Address of a server, a Python module with arguments, from its answer to its end."""
+    hidden = folder / ".jupyter"
+    own = {
+        f"JUPYTER_{name}_DIR": str(hidden / name.lower())
+        for name in ("CONFIG", "DATA", "RUNTIME")
+    }
+    path = os.pathsep.join([str(ROOT), str(ROOT / "widgets")])
+    data = [str(TEMPLATES), *filter(None, [os.environ.get("JUPYTER_PATH")])]
+    environment = {
+        **os.environ,
+        **own,
+        "JUPYTERLAB_SETTINGS_DIR": str(hidden / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(hidden / "workspaces"),
+        "IPYTHONDIR": str(hidden / "ipython"),
+        "JUPYTER_PATH": os.pathsep.join(data),
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+    }
     with (folder / ".server.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], env=environment, stdout=log, stderr=log
+        )
     try:
         address = f"http://127.0.0.1:{port}"
-        _wait(address, folder / ".server.log", process)
+        _wait(port, folder / ".server.log", process)
         yield address
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _wait(address: str, log: Path, process: subprocess.Popen) -> None:
-    """Wait until the server answers."""
+def _wait(port: int, log: Path, process: subprocess.Popen) -> None:
+    """Wait until the server listens."""
     for _ in range(600):
         try:
-            with urllib.request.urlopen(f"{address}/api", timeout=1):
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
                 return
         except OSError:
             time.sleep(0.2)
         if process.poll() is not None:
             break
-    raise RuntimeError(f"JupyterLab does not answer:\n{log.read_text()[-3000:]}")
+    raise RuntimeError(f"the server does not answer:\n{log.read_text()[-3000:]}")
 
 
 def watch(page) -> tuple[list[str], list[str]]:

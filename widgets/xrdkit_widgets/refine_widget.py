@@ -111,7 +111,7 @@ class RefineWidget(anywidget.AnyWidget):
         return self._job.start(steps, block=block)
 
     def stop(self) -> None:
-        """End the run after its cycle, and keep what was reached."""
+        """End the run at its next trial step, and keep what the last cycle reached."""
         self._job.stop()
 
     def wait(self, seconds: float | None = None) -> Fit | None:
@@ -166,7 +166,7 @@ class RefineWidget(anywidget.AnyWidget):
         self._source = structure
         steps = self._in_stages()
         try:
-            return next(steps).best
+            return next(now.best for now in steps if now.done)
         finally:
             steps.close()
 
@@ -213,9 +213,10 @@ class RefineWidget(anywidget.AnyWidget):
         self._show(table, fit)
 
     def _draw_cycle(self, now: Progress) -> None:
-        """What a cycle has reached."""
-        self._reached = now.best
-        self._draw(now.best, now.best.table)
+        """What a cycle has reached; trials before the first one and within one are not."""
+        if now.done and now.best is not self._reached:
+            self._reached = now.best
+            self._draw(now.best, now.best.table)
 
     def _keep(self, fit: Fit | None) -> None:
         """The result of a run, or what it had reached when it was stopped."""

@@ -45,6 +45,8 @@ def steps_of(frames: "Iterable[Structure | Crystals | Candidate | Fit | Progress
     found = []
     for given in frames:
         one = given.best if isinstance(given, Progress) else given
+        if isinstance(given, Progress) and found and one is found[-1]:
+            continue  # still within a cycle
         if one is not None and not isinstance(one, float | int):
             found.append(one)
         if len(found) > MOST_FRAMES:

@@ -172,8 +172,7 @@ function save(blob, name) {
 function smallPlot(host, { title, unit, lines }, count, jump) {
   const canvas = make("canvas", { role: "img", ariaLabel: `${title} over the frames; click to jump` });
   const caption = make("figcaption", { className: "keys" }), swatch = make("i", { hidden: true });
-  const mark = make("i", { className: "mark" });
-  host.append(make("figure", {}, caption, make("div", {}, canvas, mark), swatch));
+  host.append(make("figure", {}, caption, canvas, swatch));
   const curves = lines.map((line) => ({ name: line.name, values: floats(line.values) }));
   const readings = curves.map(({ name }, n) => {
     const text = make("b");
@@ -185,8 +184,8 @@ function smallPlot(host, { title, unit, lines }, count, jump) {
   const all = curves.flatMap(({ values }) => Array.from(values).filter(Number.isFinite));
   let [low, high] = all.length ? [all.reduce((a, b) => Math.min(a, b)), all.reduce((a, b) => Math.max(a, b))] : [0, 1];
   if (high - low < 1e-4 * Math.max(Math.abs(high), 1)) [low, high] = [low - 0.5, high + 0.5];
-  const pen = canvas.getContext("2d");
-  let width = 0, height = 0, frame = 0;
+  const still = make("canvas"), pen = still.getContext("2d"), screen = canvas.getContext("2d"); // still: all but the mark
+  let width = 0, height = 0, frame = 0, accent = "";
   const colour = (name) => {
     swatch.style.color = `var(--${name})`;
     return getComputedStyle(swatch).color;
@@ -197,8 +196,9 @@ function smallPlot(host, { title, unit, lines }, count, jump) {
   function paint() {
     const ratio = window.devicePixelRatio || 1;
     if (!width) return;
-    [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
+    [still.width, still.height] = [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    accent = colour("accent");
     pen.font = `11px ${getComputedStyle(host).fontFamily}`;
     pen.fillStyle = colour("muted");
     pen.strokeStyle = colour("grid");
@@ -233,7 +233,15 @@ function smallPlot(host, { title, unit, lines }, count, jump) {
     pen.setLineDash([]);
   }
 
-  const place = () => (mark.style.transform = `translateX(${across(frame) - 0.75}px)`);
+  /** The plot with its mark. A mark on a layer of its own has the browser compose the whole page for every frame. */
+  function place() {
+    if (!width) return;
+    screen.clearRect(0, 0, canvas.width, canvas.height);
+    screen.drawImage(still, 0, 0);
+    const ratio = canvas.width / width;
+    screen.fillStyle = accent;
+    screen.fillRect((across(frame) - 0.75) * ratio, 4 * ratio, 1.5 * ratio, (height - 20) * ratio);
+  }
   const frameAt = (event) =>
     clamp(Math.round(((event.offsetX - SIDE) / (width - SIDE - 8)) * (count - 1)), 0, count - 1);
   canvas.addEventListener("pointerdown", (event) => {

@@ -20,7 +20,7 @@ from xrdkit.refine.rietveld import Parameters, geometry, pawley, refine
 from xrdkit.refine.rietveld.asymmetric import AsymmetricUnit, asymmetric_unit
 from xrdkit.refine.rietveld.data import observations
 from xrdkit.refine.rietveld.frame import make_frame
-from xrdkit.refine.rietveld.least_squares import minimise, state_of
+from xrdkit.refine.rietveld.least_squares import minimise
 from xrdkit.refine.rietveld.model import evaluate
 from xrdkit.refine.rietveld.outcome import Outcome
 from xrdkit.refine.rietveld.results import fit_of
@@ -287,7 +287,5 @@ def _again(pattern: Pattern, table: Parameters, counts: np.ndarray) -> Fit:
         Pattern(pattern.two_theta, counts, pattern.radiation, sigma, "counts")
     )
     frame = make_frame(data, table)
-    state = state_of(frame, table, table.vector())
-    for found in minimise(frame, table):
-        state = found
+    *_, state = minimise(frame, table)
     return fit_of(Outcome(data, frame, table, state), "statistical")

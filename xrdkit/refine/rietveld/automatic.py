@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from xrdkit.progress import told
 from xrdkit.refine.rietveld.cautions import short_distances
 from xrdkit.refine.rietveld.coordinates import placed
 from xrdkit.refine.rietveld.least_squares import at_limit, covariance
@@ -133,11 +134,12 @@ def _without_motion(outcome: Outcome) -> bool:
 def _textured(outcome: Outcome, options: Options) -> Iterator[tuple[Stage, Outcome]]:
     """The outcome with preferred orientation along one axis, if BIC asks for it."""
     table = settled(outcome)
-    table = with_texture(table, likely_axis(outcome, table))
+    stage = Stage("texture", ())
+    axis = yield from told(likely_axis(outcome, table), (stage, outcome))
     trial = outcome
-    for found in run_stage(outcome, table, options, 12):
+    for found in run_stage(outcome, with_texture(table, axis), options, 12):
         trial = found
-        yield Stage("texture", ()), trial
+        yield stage, trial
     return trial if _worth(trial, outcome, 1) else outcome
 
 

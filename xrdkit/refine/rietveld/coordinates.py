@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Int
 
+from xrdkit.progress import told
 from xrdkit.refine.rietveld.least_squares import at_limit, covariance
 from xrdkit.refine.rietveld.metric import CELL, lattice_rows
 from xrdkit.refine.rietveld.model import Evaluation, evaluate, same_lines
@@ -46,12 +47,15 @@ def placed(outcome: Outcome, stage: Stage, options: Options) -> Iterator[Outcome
     for way in (None, *COARSE):
         if way is not None and not _poor(best):
             break
-        table = plain if way is None else _coarse(outcome, plain, options, *way, rng)
+        table = plain
+        if way is not None:
+            coarse = _coarse(outcome, plain, options, *way, rng)
+            table = yield from told(coarse, best)
         trial = outcome
         for trial in run_stage(outcome, table, options, stage.cycles):
             yield trial
         best = min(best, trial, key=weighted_r)
-    for table in elsewhere(best):
+    for table in (yield from told(elsewhere(best), best)):
         trial = best
         for trial in run_stage(best, table, options, stage.cycles):
             yield trial
@@ -76,10 +80,11 @@ def _coarse(
     limit: float,
     off: float,
     rng: np.random.Generator,
-) -> Parameters:
+) -> Iterator[Outcome]:
     """The table with scale and coordinates refined against spacings above ``limit`` (Å).
 
     Coordinates are first moved by ``off`` (Å) at random, as far as symmetry lets them.
+    Yields every cycle, and returns the table.
     """
     kinds = ("scale", *AXES)
     rows = tuple(
@@ -98,11 +103,15 @@ def _coarse(
     begun = replace(table, rows=rows).with_vector(matrix @ values + constant)
     for found in run_stage(replace(outcome, data=part), begun, options, 12):
         values = found.state.values
+        yield found
     return table.with_vector(values)
 
 
-def elsewhere(outcome: Outcome) -> list[Parameters]:
-    """Tables with one coordinate in another minimum of χ² nearby, the lowest few."""
+def elsewhere(outcome: Outcome) -> Iterator[None]:
+    """Tables with one coordinate in another minimum of χ² nearby, the lowest few.
+
+    Yields at every coordinate, and returns the tables.
+    """
     table = settled(outcome)
     values, (matrix, constant) = table.vector(), table.ties()
     now = evaluate(outcome.frame, table, values)
@@ -120,6 +129,7 @@ def elsewhere(outcome: Outcome) -> list[Parameters]:
             lowest = (misfit < beside[:-2]) & (misfit < beside[2:]) & (NEARBY != 0)
             for i in np.flatnonzero(lowest & (misfit < ELSEWHERE)):
                 found.append((misfit[i], table.with_vector(moved[i])))
+            yield
     found.sort(key=lambda pair: pair[0])
     return [place for _, place in found[:TRIED]]
 

@@ -27,7 +27,7 @@ from xrdkit.refine.rietveld.results import Esd, fit_of
 from xrdkit.refine.rietveld.stages import (
     Options,
     exchanging,
-    first_outcome,
+    first_outcomes,
     run_stage,
     settled,
     shared_u,
@@ -122,17 +122,19 @@ def refine_steps(
         table = _start(units, instrument or first_profile(pattern), options, axis)
         origin = getattr(structure, "origin", "") or f"{units[0].name}, refined"
         steps = _stages(data, table, options, origin)
-    outcome = None
+    return (yield from reported(steps, esd, started))
+
+
+def reported(
+    steps: Iterator[tuple[str, int, int, Outcome]], esd: Esd, started: float
+) -> Iterator[Progress]:
+    """The Progress of cycles since a time (s); returns the Fit of the last one."""
+    outcome = fit = None
     for name, done, total, found in steps:
-        outcome = found
-        yield Progress(
-            name,
-            done,
-            total,
-            fit_of(outcome, None),
-            f"R_wp {100 * weighted_r(outcome):.2f} %",
-            time.monotonic() - started,
-        )
+        if found is not outcome:  # else still within a cycle
+            outcome, fit = found, fit_of(found, None)
+        message = f"R_wp {100 * weighted_r(outcome):.2f} %"
+        yield Progress(name, done, total, fit, message, time.monotonic() - started)
     return fit_of(outcome, esd)
 
 
@@ -189,9 +191,11 @@ def _own_way(
         return
     for _ in range(ROUNDS):  # what stands still within a round is brought up to date
         start = weighted_r(outcome)
-        for n, found in enumerate(run_stage(outcome, table, options, options.cycles), 1):
+        done = 0
+        for found in run_stage(outcome, table, options, options.cycles):
+            done += found is not outcome
             outcome = found
-            yield "refinement", n, options.cycles, outcome
+            yield "refinement", done, options.cycles, outcome
         table = settled(outcome)
         if abs(weighted_r(outcome) / start - 1) < STILL and outcome.state.converged:
             break
@@ -202,10 +206,11 @@ def _stages(
 ) -> Iterator[tuple[str, int, int, Outcome]]:
     """Cycles of the automatic refinement."""
     refuse_unseen(make_frame(data, table))
-    outcome = first_outcome(data, table, options, origin)
-    _refuse_unexplained(outcome)
     names = [stage.name for stage in stages_of(table, data, options)]
     total = len(names) + 2
+    for outcome in first_outcomes(data, table, origin):
+        yield names[0], 0, total, outcome
+    _refuse_unexplained(outcome)
     yield names[0], 1, total, outcome
     done = 1
     for stage, found in automatic(outcome, options):

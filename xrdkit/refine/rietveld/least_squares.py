@@ -50,8 +50,12 @@ def minimise(
     *,
     cycles: int = 20,
     restraints: tuple[Restraint | Apart, ...] = (),
-) -> Iterator[State]:
-    """Yield the state after every cycle, never a worse one, until it has converged."""
+) -> Iterator[State | None]:
+    """Yield the state after every cycle, never a worse one, until it has converged.
+
+    After a trial step that does not help None is yielded, so that a cycle of many can be
+    stopped; the last is a state.
+    """
     state = state_of(frame, table, table.vector(), restraints)
     damping = START
     for _ in range(cycles):
@@ -68,6 +72,7 @@ def minimise(
             if damping > LARGEST:
                 yield _settled(state) if _at_rest(frame, table, state) else state
                 return
+            yield None
         quiet = _shift(trial, state) < SETTLED
         flat = state.chi2 - trial.chi2 < FLAT * state.chi2
         state, damping = trial, max(damping / 10, 1e-9)

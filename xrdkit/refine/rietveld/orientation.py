@@ -1,11 +1,12 @@
 """Preferred orientation that a pattern asks for: one March–Dollase axis, found by score."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from xrdkit.refine.rietveld.frame import make_frame
-from xrdkit.refine.rietveld.least_squares import covariance, minimise, state_of
+from xrdkit.refine.rietveld.least_squares import State, covariance, minimise, state_of
 from xrdkit.refine.rietveld.outcome import Outcome
 from xrdkit.refine.rietveld.table import Parameters
 from xrdkit.refine.texture import AXES
@@ -25,8 +26,11 @@ def with_texture(table: Parameters, axis: tuple[int, int, int]) -> Parameters:
     return replace(table.noted(rows, f"texture along {axis}"), texture=axis)
 
 
-def likely_axis(outcome: Outcome, table: Parameters) -> tuple[int, int, int]:
-    """The axis that lowers χ² most in two cycles, of the three likeliest by their slope."""
+def likely_axis(outcome: Outcome, table: Parameters) -> Iterator[State | None]:
+    """The axis that lowers χ² most in two cycles, of the three likeliest by their slope.
+
+    Yields at every trial, and returns the axis.
+    """
 
     def promise(axis: tuple[int, int, int]) -> float:
         trial = with_texture(table, axis)
@@ -35,9 +39,13 @@ def likely_axis(outcome: Outcome, table: Parameters) -> tuple[int, int, int]:
         part = spread[np.ix_(state.free, state.free)]
         return -float(state.gradient @ part @ state.gradient)
 
-    def chi2(axis: tuple[int, int, int]) -> float:
+    promises, chi2 = {}, {}
+    for axis in AXES:
+        promises[axis] = promise(axis)
+        yield None
+    for axis in sorted(AXES, key=promises.get)[:TRIED]:
         trial = with_texture(table, axis)
-        *_, state = minimise(make_frame(outcome.data, trial), trial, cycles=2)
-        return state.chi2
-
-    return min(sorted(AXES, key=promise)[:TRIED], key=chi2)
+        for state in minimise(make_frame(outcome.data, trial), trial, cycles=2):
+            yield state
+        chi2[axis] = state.chi2
+    return min(chi2, key=chi2.get)

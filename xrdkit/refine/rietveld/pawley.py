@@ -20,12 +20,13 @@ from xrdkit.refine.rietveld.engine import (
     check_terms,
     first_profile,
     refuse_unseen,
+    reported,
 )
 from xrdkit.refine.rietveld.frame import Frame, intensity_name, make_frame, unit_reflections
 from xrdkit.refine.rietveld.least_squares import state_of
 from xrdkit.refine.rietveld.metric import inverse_d_squared, possible
 from xrdkit.refine.rietveld.outcome import Outcome
-from xrdkit.refine.rietveld.results import Esd, fit_of, partition
+from xrdkit.refine.rietveld.results import Esd, partition
 from xrdkit.refine.rietveld.stages import (
     Options,
     Stage,
@@ -81,13 +82,7 @@ def pawley_steps(
     table = _first_table(data, unit, profile, background or TERMS, widths)
     refuse_unseen(make_frame(data, table))
     table = _with_background(table, data)
-    outcome = None
-    for name, done, total, found in _stages(data, table, options):
-        outcome = found
-        message = f"R_wp {100 * weighted_r(outcome):.2f} %"
-        seconds = time.monotonic() - started
-        yield Progress(name, done, total, fit_of(outcome, None), message, seconds)
-    return fit_of(outcome, esd)
+    return (yield from reported(_stages(data, table, options), esd, started))
 
 
 def _checked(cell: Sequence[float | int], space_group: int | str) -> AsymmetricUnit:

@@ -7,7 +7,7 @@ import numpy as np
 
 from xrdkit.refine.rietveld.data import Data, with_radiation
 from xrdkit.refine.rietveld.frame import make_frame
-from xrdkit.refine.rietveld.least_squares import minimise, state_of
+from xrdkit.refine.rietveld.least_squares import minimise
 from xrdkit.refine.rietveld.metric import CELL
 from xrdkit.refine.rietveld.outcome import Outcome
 from xrdkit.refine.rietveld.restraints import Apart, Restraint
@@ -106,10 +106,12 @@ def freed(table: Parameters, stage: Stage) -> Parameters:
 def run_stage(
     outcome: Outcome, table: Parameters, options: Options, cycles: int
 ) -> Iterator[Outcome]:
-    """Refine what is free in a table; yield every cycle."""
+    """Refine what is free in a table; yield every cycle, within one again the last."""
     frame = make_frame(outcome.data, table)
     for state in minimise(frame, table, cycles=cycles, restraints=options.restraints):
-        yield replace(outcome, frame=frame, table=table, state=state)
+        if state is not None:
+            outcome = replace(outcome, frame=frame, table=table, state=state)
+        yield outcome
 
 
 def settled(outcome: Outcome) -> Parameters:
@@ -123,19 +125,24 @@ def weighted_r(outcome: Outcome) -> float:
     return float(np.sqrt(outcome.state.chi2 / (data.weight @ data.intensity**2)))
 
 
-def first_outcome(data: Data, table: Parameters, options: Options, origin: str) -> Outcome:
-    """Scale and background fitted; beam and overall cell scale chosen where that helps."""
+def first_outcomes(data: Data, table: Parameters, origin: str) -> Iterator[Outcome]:
+    """Scale and background fitted; beam and overall cell scale chosen where that helps.
+
+    Yields the best after every trial.
+    """
     table = freed(table, Stage("scale and background", LINEAR))
-    choices = radiation_choices(data.radiation)
-    fits = [_linear(with_radiation(data, beam), table, origin) for beam in choices]
-    best = min(fits, key=weighted_r)
+    fits = []
+    for beam in radiation_choices(data.radiation):
+        fits.append(_linear(with_radiation(data, beam), table, origin))
+        best = min(fits, key=weighted_r)
+        yield best
     for change in SCALES[SCALES != 0]:
         trial = _linear(best.data, _scaled(table, float(change)), origin)
         if weighted_r(trial) < (GAIN * weighted_r(fits[0])) and (
             weighted_r(trial) < weighted_r(best)
         ):
             best = trial
-    return best
+        yield best
 
 
 def _scaled(table: Parameters, change: float) -> Parameters:
@@ -150,9 +157,7 @@ def _scaled(table: Parameters, change: float) -> Parameters:
 def _linear(data: Data, table: Parameters, origin: str) -> Outcome:
     """Scale and background, in which the profile is linear."""
     frame = make_frame(data, table)
-    state = state_of(frame, table, table.vector())
-    for found in minimise(frame, table, cycles=2):
-        state = found
+    *_, state = minimise(frame, table, cycles=2)
     return Outcome(data, frame, table, state, origin)
 
 
