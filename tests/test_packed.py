@@ -7,7 +7,15 @@ from pymatgen.core import Lattice, Structure
 from safetensors.torch import load_file, save_file
 from textbook import STRUCTURES, table_of
 
-from xrdkit.packed import KIND, UNIMODULAR, load_packed, niggli, pack, settings_of
+from xrdkit.packed import (
+    KIND,
+    UNIMODULAR,
+    load_packed,
+    niggli,
+    pack,
+    packed_of,
+    settings_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +116,8 @@ def test_files_that_are_no_packed_structures_are_refused(tmp_path):
     save_file(load_file(path), other, future)
     with pytest.raises(ValueError, match="has format 99, this xrdkit reads up to 1"):
         load_packed(other)
+
+
+def test_packed_structures_say_how_many_they_are():
+    both = packed_of(table_of([STRUCTURES["NaCl"], STRUCTURES["CsCl"]]))
+    assert repr(both) == "Packed(2 structures, 10 atoms)"

@@ -383,3 +383,9 @@ def test_solution_report_of_a_refined_fit_says_gof_without_percent(rutile, tmp_p
         f"GOF {rutile.r_values['gof']:.2f}," in text
     )
     assert "GOF 1.0 %" not in text
+
+
+def test_a_parameter_table_says_in_a_line_how_much_is_refined(rutile):
+    rows = rutile.table.rows
+    refined = sum(row.refine for row in rows)
+    assert repr(rutile.table) == f"Parameters({len(rows)}, {refined} of them refined)"

@@ -697,6 +697,16 @@ def test_formulas_are_set_as_in_print():
 # The folder of results
 
 
+def test_ranked_structures_are_a_data_frame_with_the_rows_of_the_csv_file(rutile, tmp_path):
+    solution = solution_of(rutile)
+    frame = solution.frame()
+    write_solution(solution, tmp_path, "s")
+    lines = (tmp_path / "s.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0].split(",") == list(frame.columns)
+    assert len(lines) - 1 == len(frame) == len(solution.fits)
+    assert frame["number"][0] == 136
+
+
 def test_inputs_of_programs_are_results_of_the_name_and_replaced(rutile, tmp_path):
     solution, name = solution_of(rutile), "my sample (1)"
     first = write_solution(

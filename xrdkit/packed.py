@@ -44,6 +44,9 @@ class Packed:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"Packed({len(self):,} structures, {len(self.crystals.numbers):,} atoms)"
+
     def to(self, device: torch.device | str) -> "Packed":
         """The same on another device."""
         moved = (self.crystals, self.settings, self.starts)

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
+    import pandas as pd
     from pymatgen.core import Structure
 
 Verdict = Literal["confident", "tentative", "none"]
@@ -479,6 +480,14 @@ class Solution:
     foreign: tuple[tuple[str, float], ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def frame(self) -> "pd.DataFrame":
+        """The ranked structures as a DataFrame, a row for each, as in the CSV file."""
+        import pandas as pd
+
+        from xrdkit.report import solution_rows
+
+        return pd.DataFrame(solution_rows(self))
 
 
 @dataclass(frozen=True)

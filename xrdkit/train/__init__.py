@@ -10,3 +10,8 @@ parallel     several processes on one run
 pairs        patterns and crystals as vectors of one space, after pretraining
 validation   losses and match rates of held-out crystals
 """
+
+from xrdkit.train.loop import train
+from xrdkit.train.plan import Plan
+
+__all__ = ["Plan", "train"]

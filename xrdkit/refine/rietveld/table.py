@@ -236,6 +236,10 @@ class Parameters:
             rows[i] = _checked(replace(rows[i], **changed))
         return self.noted(tuple(rows), "edited as a DataFrame")
 
+    def __repr__(self) -> str:
+        refined = sum(row.refine for row in self.rows)
+        return f"Parameters({len(self.rows)}, {refined} of them refined)"
+
     def _repr_html_(self) -> str:
         """What a notebook shows: everything that is not fixed by symmetry."""
         head = ("name", "value", "e.s.d.", "refine", "limits", "tie", "restraint")
