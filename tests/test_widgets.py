@@ -451,6 +451,8 @@ def test_table_of_two_hundred_has_all_its_rows_at_once(solution, pattern):
     many = replace(solution, fits=100 * solution.fits, groups=())
     widget = CandidatesWidget(many, pattern=pattern)
     assert len(widget.rows) == 200
+    expected = float(solution.fits[0].structure.density)  # pymatgen's
+    assert widget.rows[0]["density"] == pytest.approx(expected, abs=6e-4)
 
 
 def test_solution_without_structures_is_shown_as_such(solution):
