@@ -10,7 +10,7 @@ import pytest
 import torch
 from candidates import candidate_of
 from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Structure
+from pymatgen.core import Composition, Structure
 from textbook import SITES, STRUCTURES, build, cell
 
 import xrdkit.types
@@ -26,6 +26,7 @@ from xrdkit.report.markup import formula_html, symbol_html
 from xrdkit.report.results import PROGRAMS, check_output, results_of, write_solution
 from xrdkit.report.sections import neighbours
 from xrdkit.report.setting import reference_setting, settings_of
+from xrdkit.report.tables import formula_text
 from xrdkit.report.topas import monochromator_angle
 from xrdkit.simulate import pattern_of
 from xrdkit.space_group import quiet_spglib, reference_hall
@@ -695,6 +696,13 @@ def test_formulas_are_set_as_in_print():
 
 
 # The folder of results
+
+
+def test_formula_of_shared_places_has_whole_atoms_again():
+    thirds = Composition({"Mg": 24 * 0.333333, "Al": 24 * 0.666667, "O": 32})
+    assert formula_text(thirds) == "MgAl2O4"
+    mixed = Composition("Ca0.9Sr0.1O")
+    assert formula_text(mixed) == mixed.reduced_formula
 
 
 def test_ranked_structures_are_a_data_frame_with_the_rows_of_the_csv_file(rutile, tmp_path):

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from xrdkit.pattern import background
 from xrdkit.report.curves import Curves, curves_of, lines_of, thinned
 from xrdkit.report.setting import Setting, reference_setting, settings_of
+from xrdkit.report.tables import formula_text
 from xrdkit.types import Fit, Pattern, Peaks
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def overlay(fits: Sequence[Fit], rank: int, pattern: Pattern | None) -> dict[str
 def setting_name(setting: Setting) -> str:
     """Formula and space group of a structure."""
     symbol = setting.symbol.replace(" ", "")
-    return f"{setting.structure.composition.reduced_formula} {symbol}"
+    return f"{formula_text(setting.structure.composition)} {symbol}"
 
 
 def ticks_of(what: "Fit | Structure | Cell", seen: Pattern) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 
+from xrdkit.report.tables import formula_text
 from xrdkit.simulate import intensities, line_positions, reflections
 from xrdkit.types import Fit, Phase, Radiation, Solution
 
@@ -97,7 +98,7 @@ def _line(colour: str) -> dict:
 
 def _layout(fit: Fit, axis: Axis) -> dict:
     """Labels with units, and colours that do on a light and a dark page."""
-    formula = fit.structure.composition.reduced_formula
+    formula = formula_text(fit.structure.composition)
     quality = f"profile residual {fit.residual:.3f}"
     if "r_wp" in fit.r_values:
         quality = f"R<sub>wp</sub> {fit.r_wp:.2f} %"

@@ -29,6 +29,7 @@ from xrdkit.report.sections import (
     warnings_of,
 )
 from xrdkit.report.setting import Setting, settings_of
+from xrdkit.report.tables import formula_text
 from xrdkit.types import Fit, Pattern, Solution
 
 SHARED = "xrdkit_report.js"
@@ -126,7 +127,7 @@ def verdict(solution: Solution, settings: Sequence[Setting]) -> str:
     best = ""
     if solution.fits:
         fit = solution.fits[0]
-        formula = formula_html(fit.structure.composition.reduced_formula)
+        formula = formula_html(formula_text(fit.structure.composition))
         known = f" · known: {escape(fit.known)}" if fit.known else ""
         best = (
             f'<p class="best"><b>{formula}</b>, {symbol_html(fit.space_group_symbol)} '
@@ -199,7 +200,7 @@ def _phase(name: str, lines: Sequence[Line]) -> dict[str, Any]:
 
 def _choice(fits: Sequence[Fit]) -> str:
     options = "".join(
-        f'<option value="{i}">{i + 1} · {fit.structure.composition.reduced_formula} '
+        f'<option value="{i}">{i + 1} · {formula_text(fit.structure.composition)} '
         f"{escape(fit.space_group_symbol)}, residual {fit.residual:.3f}</option>"
         for i, fit in enumerate(fits)
     )

@@ -18,6 +18,7 @@ from xrdkit.report.markup import (
 from xrdkit.report.refined import sample_text
 from xrdkit.report.sections import phase_html
 from xrdkit.report.setting import Setting, settings_of
+from xrdkit.report.tables import formula_text
 from xrdkit.types import (
     Candidate,
     Controls,
@@ -111,7 +112,7 @@ def _crystals(value: Crystals) -> str:
         found = to_structure(value, i)
         edges = ", ".join(f"{edge:.3f}" for edge in found.lattice.abc)
         angles = ", ".join(f"{angle:.1f}" for angle in found.lattice.angles)
-        formula = formula_html(found.composition.reduced_formula)
+        formula = formula_html(formula_text(found.composition))
         rows.append((formula, str(len(found)), edges, angles, f"{found.volume:.1f}"))
     heads = ("", "sites", "a, b, c (Å)", "α, β, γ (°)", "V (Å³)")
     return _line(f"<b>{len(value)} crystals</b>") + _table(heads, rows)
@@ -172,7 +173,7 @@ def _fit(value: Fit) -> str:
     )
     if value.table is not None:
         return picture + _refined(value, shown)
-    formula = formula_html(value.structure.composition.reduced_formula)
+    formula = formula_html(formula_text(value.structure.composition))
     return picture + _line(
         f"<b>{formula}</b>, {symbol_html(value.space_group_symbol)} ({value.space_group})",
         f"profile residual {value.residual:.4f}",

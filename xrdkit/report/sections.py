@@ -21,7 +21,7 @@ from xrdkit.report.markup import (
     table_html,
 )
 from xrdkit.report.setting import Setting
-from xrdkit.report.tables import sites_text, solution_rows
+from xrdkit.report.tables import formula_text, sites_text, solution_rows
 from xrdkit.types import Fit, Pattern, Radiation, Solution
 
 PROGRAMS = ("torch", "pymatgen", "spglib", "gemmi", "numpy")
@@ -86,7 +86,7 @@ def phase_html(setting: Setting) -> str:
     if not setting.sites:
         return cell
     return (
-        f"{formula_html(setting.composition.reduced_formula)}, {cell}, "
+        f"{formula_html(formula_text(setting.composition))}, {cell}, "
         f"<i>Z</i>&nbsp;{setting.units}, {float(setting.structure.density):.2f} g/cm³"
     )
 

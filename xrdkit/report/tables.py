@@ -5,17 +5,26 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xrdkit.files import write_text
 from xrdkit.generators.cells import IndexedCell
 from xrdkit.types import Fit, Solution
+
+if TYPE_CHECKING:
+    from pymatgen.core import Composition
 
 TOLD = 3  # cells whose notes are printed
 HEADS = (
     "rank", "space_group", "number", "wyckoff", "a", "b", "c", "alpha", "beta", "gamma",
     "volume", "residual", "score", "unexplained", "origin", "known", "group",
 )  # fmt: skip
+
+
+def formula_text(composition: "Composition") -> str:
+    """The reduced formula; occupancies like 0.333333 make whole numbers of atoms again."""
+    counts = {element: round(count, 3) for element, count in composition.items()}
+    return type(composition)(counts).reduced_formula
 
 
 def solution_rows(solution: Solution) -> list[dict[str, Any]]:
