@@ -6,12 +6,14 @@ import torch
 from textbook import STRUCTURES, table_of
 
 from xrdkit.crystal import from_structures, to_structure
+from xrdkit.examples import FORMULAS, path
 from xrdkit.generators import DEFAULT, flow
 from xrdkit.generators.flow import Task, forms, in_cell, propose, tasks_of
 from xrdkit.metrics import normalised_rmse
 from xrdkit.models.checkpoint import save_network
 from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.packed import packed_of
+from xrdkit.pattern import read
 from xrdkit.problem import pose
 from xrdkit.q_profile import CLEAN
 from xrdkit.simulate import pattern_of
@@ -149,3 +151,14 @@ def test_a_flow_that_knows_one_crystal_solves_its_pattern(pattern, tmp_path):
         solution = solve(pattern, "TiO2", progress=False, **asked, **given)
         assert solution.fits[0].space_group == 136
         assert normalised_rmse(STRUCTURES["TiO2"], solution.fits[0].structure) < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rutile", "lab6"])
+def test_the_flow_that_ships_solves_examples_without_any_structure_type(name):
+    pattern = read(path(name), wavelength="CuKa")
+    asked = {"sources": "flow", "weights": "flow_mp20", "progress": False}
+    best = solve(pattern, FORMULAS[name], **asked).fits[0]
+    assert best.origin.startswith("flow")
+    assert best.space_group == {"rutile": 136, "lab6": 221}[name]
+    assert best.residual < 0.12

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xrdkit.models import weights
-from xrdkit.models.checkpoint import save_network
+from xrdkit.models.checkpoint import kind_of, save_network
 from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.models.weights import load_model, located
 
@@ -85,3 +85,13 @@ def test_weights_that_change_are_loaded_anew(tmp_path):
     for step in (1, 2):
         save_network(path, PatternNet(TINY), "flow", {"step": step})
         assert load_model(path, "flow").facts["step"] == step
+
+
+def test_every_network_that_ships_has_a_card_of_its_own_and_room():
+    files = sorted(weights.SHIPPED.glob("*.safetensors"))
+    assert files
+    for path in files:
+        card = path.with_suffix(".md").read_text(encoding="utf-8")
+        assert hash_of(path) in card
+        assert kind_of(path) in ("flow", "diffusion", "pretrain", "cell")
+    assert sum(path.stat().st_size for path in files) <= 22e6
