@@ -340,9 +340,9 @@ def test_steps_are_tuned_while_a_flow_draws(pattern, tmp_path):
     size = Size(atom=16, edge=8, layers=1, waves=4, pattern=32, heads=2, attention=8)
     path = tmp_path / "flow.safetensors"
     save_network(path, PatternNet(size).eval(), "flow", {"atoms": 7, "elements": [5, 57]})
-    own = dict.fromkeys(("cell", "contents"), "") | {"contents": "La B6"}
-    widget = SolveWidget(pattern, "LaB6", weights=str(path), sources=[], steps=1000, **own)
-    widget.cell, told, seen = "4.157 4.157 4.157 90 90 90", widget._job.told, []
+    asked = {"weights": str(path), "sources": [], "steps": 1000, "contents": "La B6"}
+    widget = SolveWidget(pattern, "LaB6", cell=CELL, **asked)
+    told, seen = widget._job.told, []
 
     def counted(now):
         seen.append(now.stage)
