@@ -10,8 +10,10 @@ from xrdkit.examples import FORMULAS, path
 from xrdkit.generators import DEFAULT, flow
 from xrdkit.generators.flow import Task, forms, in_cell, propose, tasks_of
 from xrdkit.metrics import normalised_rmse
+from xrdkit.models import flow as flow_model
 from xrdkit.models.checkpoint import save_network
 from xrdkit.models.crystal_net import PatternNet, Size
+from xrdkit.models.generate import generate
 from xrdkit.packed import packed_of
 from xrdkit.pattern import read
 from xrdkit.problem import pose
@@ -21,6 +23,7 @@ from xrdkit.solve import solve
 from xrdkit.train.data import taken
 from xrdkit.train.loop import WEIGHTS, train
 from xrdkit.train.plan import Plan
+from xrdkit.types import Controls
 
 TINY = Size(atom=16, edge=8, layers=1, waves=4, pattern=32, heads=2, attention=8)
 RUTILE = (4.594, 4.594, 2.959, 90.0, 90.0, 90.0)
@@ -50,7 +53,7 @@ def drawn(problem, weights, count=12):
             return finished.value, said
 
 
-def test_what_is_drawn_holds_the_contents_and_the_cell(pattern, weights):
+def test_what_is_drawn_ofholds_the_contents_and_the_cell(pattern, weights):
     problem = pose(pattern, "TiO2", contents="Ti2O4", cell=RUTILE)
     found, said = drawn(problem, weights)
     assert 0 < len(found) <= 12
@@ -162,3 +165,57 @@ def test_the_flow_that_ships_solves_examples_without_any_structure_type(name):
     assert best.origin.startswith("flow")
     assert best.space_group == {"rutile": 136, "lab6": 221}[name]
     assert best.residual < 0.12
+
+
+def moved(model, pattern, **settings):
+    """The crystals that a network draws, and in how many steps."""
+    generator = torch.Generator().manual_seed(1)
+    drawn_of = list(
+        generate(model, flow_model.sample, pattern, [22, 22, 8, 8, 8, 8], count=3,
+                 generator=generator, **settings)
+    )  # fmt: skip
+    return drawn_of[-1], len(drawn_of) - 1
+
+
+@pytest.fixture
+def seeing(weights):
+    """A network whose answer depends on the pattern."""
+    torch.manual_seed(1)
+    model = PatternNet(TINY).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return model
+
+
+def test_guidance_of_one_is_none_and_of_zero_is_the_answer_to_no_pattern(seeing, pattern):
+    plain, steps = moved(seeing, pattern, steps=6)
+    assert steps == 6
+    same, _ = moved(seeing, pattern, steps=6, controls=Controls())
+    torch.testing.assert_close(plain.frac, same.frac)
+    found = [
+        moved(seeing, one, steps=6, controls=Controls(guidance))[0].lattice
+        for one, guidance in ((pattern, 0.0), (salt(), 0.0), (pattern, 3.0))
+    ]
+    torch.testing.assert_close(found[0], found[1])  # whatever the pattern
+    assert (found[0] - plain.lattice).abs().max() > 1e-5
+    assert (found[2] - plain.lattice).abs().max() > 1e-5
+
+
+def test_steps_may_be_changed_on_the_way(seeing, pattern):
+    controls, generator = Controls(steps=10), torch.Generator().manual_seed(1)
+    path = generate(
+        seeing, flow_model.sample, pattern, [22, 8, 8], count=2, generator=generator,
+        controls=controls,
+    )  # fmt: skip
+    first = [next(path) for _ in range(6)]  # the start, and half of the way
+    controls.steps = 4
+    assert len(first) + len(list(path)) == 6 + 2
+    assert moved(seeing, pattern, controls=Controls(steps=3))[1] == 3
+    with pytest.raises(ValueError, match="steps with a cell known to"):
+        moved(seeing, pattern, controls=Controls(steps=10**6))
+
+
+def salt():
+    crystal = from_structures([STRUCTURES["NaCl"]])
+    return pattern_of(crystal, CLEAN, two_theta=(5, 80, 3751))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pymatgen.analysis.diffraction.xrd import XRDCalculator
 from pymatgen.core import Lattice, Structure
 from textbook import STRUCTURES
@@ -16,6 +17,8 @@ from traitlets import TraitError
 
 import xrdkit
 from xrdkit.crystal import from_structures, read_cif
+from xrdkit.models.checkpoint import save_network
+from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.pattern import prepare
 from xrdkit.refine.rietveld import refine, refine_steps
 from xrdkit.types import Fit, Pattern, Progress, Solution
@@ -304,6 +307,9 @@ def test_best_fit_is_drawn_while_it_is_refined(pattern):
         ("phases", "Al2O3, none.cif", "there is no file none.cif"),
         ("wavelength", "Cx", "radiation 'Cx' is not known"),
         ("wavelength", "0.15406", "looks like nm"),
+        ("size", "2", "outside 5–1000 Å"),
+        ("size", "small", "'small' is not a size in Å; type a number such as 30"),
+        ("weights", "none.such", "there are no weights none.such"),
     ],
 )
 def test_what_is_typed_is_checked_as_it_is_typed(pattern, field, text, said):
@@ -315,6 +321,39 @@ def test_what_is_typed_is_checked_as_it_is_typed(pattern, field, text, said):
         widget.run()
     setattr(widget, field, {"formula": "LaB6"}.get(field, ""))
     assert widget.errors == {}
+
+
+def test_steps_and_guidance_that_cannot_be_are_explained_and_leave_those_before(pattern):
+    widget = SolveWidget(pattern, "LaB6", **KNOWN)
+    widget.steps, widget.guidance = 20, 1.5
+    widget.steps, widget.guidance = 1, -2.0
+    assert widget.errors["steps"] == "1 steps are asked for; give 2 to 1,000"
+    assert widget.errors["guidance"].startswith("a guidance of -2 is asked for; give 0")
+    with pytest.raises(ValueError, match="steps are asked for"):
+        widget.run()
+    widget.steps, widget.guidance = 20, 1.5
+    assert widget.errors == {}
+
+
+def test_steps_are_tuned_while_a_flow_draws(pattern, tmp_path):
+    torch.manual_seed(0)
+    size = Size(atom=16, edge=8, layers=1, waves=4, pattern=32, heads=2, attention=8)
+    path = tmp_path / "flow.safetensors"
+    save_network(path, PatternNet(size).eval(), "flow", {"atoms": 7, "elements": [5, 57]})
+    asked = {"weights": str(path), "sources": [], "steps": 1000, "contents": "La B6"}
+    widget = SolveWidget(pattern, "LaB6", cell=CELL, **asked)
+    told, seen = widget._job.told, []
+
+    def counted(now):
+        seen.append(now.stage)
+        if seen.count("flow") == 10:
+            widget.steps = 2
+        return told(now)
+
+    widget._job.told = counted
+    widget.run(block=True)
+    assert 10 < seen.count("flow") < 100
+    assert widget.solution.settings["weights"] == str(path)
 
 
 def test_run_without_a_pattern_says_so():

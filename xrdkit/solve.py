@@ -35,7 +35,16 @@ from xrdkit.refine.batch import refine_steps
 from xrdkit.refine.determined import determined_steps
 from xrdkit.refine.final import check_engine, refined_steps
 from xrdkit.refine.symmetry import raised
-from xrdkit.types import Candidate, Fit, Pattern, Problem, Progress, Solution, Source
+from xrdkit.types import (
+    Candidate,
+    Controls,
+    Fit,
+    Pattern,
+    Problem,
+    Progress,
+    Solution,
+    Source,
+)
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -68,6 +77,7 @@ def solve_steps(
     *,
     sources: str | Source | Sequence[str | Source] | None = None,
     weights: str | Path | None = None,
+    controls: Controls | None = None,
     candidates: int = 20,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -79,12 +89,13 @@ def solve_steps(
     """The pipeline as a generator: yields Progress, returns the Solution.
 
     What is wrong with the input is said here, before the first step. ``given`` is what
-    else is known: contents, cell, space_group, size, library, exclude.
+    else is known: contents, cell, space_group, size, library, exclude. ``controls`` of a
+    flow may be changed while it runs.
     """
     lap, where = Laps(), usable_device(device)
     if sources is None:
         sources = tuple(dict.fromkeys((*DEFAULT, "flow"))) if weights else DEFAULT
-    asked = [named(source, weights) for source in several(sources)]
+    asked = [named(source, weights, controls) for source in several(sources)]
     if weights and "flow" not in several(sources):
         raise ValueError(
             "weights are given and flow, which they are of, is not among the sources; add "
@@ -175,10 +186,12 @@ def refined(
     return scored(sound(found, problem))
 
 
-def named(source: str | Source, weights: str | Path | None) -> tuple[Source, Needed]:
+def named(
+    source: str | Source, weights: str | Path | None, controls: Controls | None = None
+) -> tuple[Source, Needed]:
     """The source of this name, or the function itself, and when it is asked.
 
-    A flow takes the ``weights``, or those that ship.
+    A flow takes the ``weights``, or those that ship, and heeds the ``controls``.
     """
     if isinstance(source, str) and source not in SOURCES:
         raise ValueError(
@@ -186,11 +199,12 @@ def named(source: str | Source, weights: str | Path | None) -> tuple[Source, Nee
         )
     if not isinstance(source, str):
         return source, lambda problem, left: True
-    if source == "flow" and weights:
-        return partial(SOURCES[source], weights=located(weights)), NEEDED[source]
-    if source not in DEFAULT:
+    if source not in DEFAULT and not weights:
         raise FileNotFoundError(ABSENT)
-    return SOURCES[source], NEEDED[source]
+    if source != "flow":
+        return SOURCES[source], NEEDED[source]
+    where = located(weights) if weights else None
+    return partial(SOURCES[source], weights=where, controls=controls), NEEDED[source]
 
 
 def several(what: Any) -> tuple:

@@ -507,7 +507,11 @@ class Progress:
 
 @dataclass
 class Controls:
-    """What may be changed while a job runs. The one mutable type."""
+    """What may be changed while structures are drawn. The one mutable type.
+
+    ``guidance`` says how far the network follows the pattern: 0 not at all, 1 as it has
+    learned, more beyond that. ``steps`` are those of a whole path; None: as many as usual.
+    """
 
     __repr__ = _in_line
     _repr_html_ = _in_notebook

@@ -24,7 +24,9 @@ function field(model, ends, name, label, properties = {}) {
     : make("input", { type: "text", spellcheck: false, autocomplete: "off", ...rest });
   const kind = input.type === "checkbox" ? "checked" : "value";
   const objection = make("small", { className: "objection", role: "status" });
-  const read = () => (input.type === "number" ? Math.round(input.valueAsNumber) : input[kind]);
+  const whole = !(Number(input.step) % 1);
+  const number = () => (whole ? Math.round(input.valueAsNumber) : input.valueAsNumber);
+  const read = () => (input.type === "number" ? number() : input[kind]);
   let typing;
   const write = () => {
     clearTimeout(typing);

@@ -14,7 +14,7 @@ from xrdkit.pattern import prepare, radiation, read
 from xrdkit.refine.final import ENGINES
 from xrdkit.report.notebook import html_of
 from xrdkit.solve import solve_steps
-from xrdkit.types import Fit, Pattern, Progress, Solution
+from xrdkit.types import Controls, Fit, Pattern, Progress, Solution
 from xrdkit_widgets import typed
 from xrdkit_widgets.drawn import fits_view, overlay, pattern_view
 from xrdkit_widgets.front import module, text_of
@@ -25,6 +25,10 @@ FIELDS = {  # what is typed -> arguments of solve
     "contents": lambda text: typed.formula(text) if text.strip() else None,
     "cell": typed.cell,
     "space_group": typed.space_group,
+    "size": typed.size,
+    "weights": typed.weights,
+    "steps": typed.steps,
+    "guidance": typed.guidance,
     "phases": typed.phases,
 }
 DRAWN = 0.4  # seconds between two drawings of the best fit so far
@@ -36,7 +40,8 @@ class SolveWidget(anywidget.AnyWidget):
     ``pattern`` is a Pattern or a file of one; files can be dropped too. A run is a thread,
     the kernel stays free; ``stop`` ends it, ``wait`` waits for it, and ``run(block=True)``
     runs it here and raises what goes wrong, as papermill needs. ``library`` and ``exclude``
-    are those of ``xrdkit.solve``; the other arguments are fields.
+    are those of ``xrdkit.solve``; the other arguments are fields. ``steps`` and
+    ``guidance`` may be changed while it runs.
     """
 
     _esm = module("solve_widget.js")
@@ -48,10 +53,14 @@ class SolveWidget(anywidget.AnyWidget):
     contents = traitlets.Unicode().tag(sync=True)
     cell = traitlets.Unicode().tag(sync=True)  # a, b, c in Å, α, β, γ in °
     space_group = traitlets.Unicode().tag(sync=True)
+    size = traitlets.Unicode().tag(sync=True)  # of nanocrystals, Å
+    weights = traitlets.Unicode().tag(sync=True)  # of a flow: a name, file or address
     phases = traitlets.Unicode().tag(sync=True)  # formulas and CIF files, with commas
     sources = traitlets.List(traitlets.Enum(tuple(SOURCES)), list(DEFAULT)).tag(sync=True)
     candidates = traitlets.Int(20).tag(sync=True)
     seed = traitlets.Int(0).tag(sync=True)
+    steps = traitlets.Int(50).tag(sync=True)  # of a flow
+    guidance = traitlets.Float(1.0).tag(sync=True)  # how far it follows the pattern
     index = traitlets.Bool(False).tag(sync=True)  # look for cells in the lines first
     engine = traitlets.Enum(("", *ENGINES), "").tag(sync=True)
     # from Python: what is shown
@@ -84,10 +93,12 @@ class SolveWidget(anywidget.AnyWidget):
         self._job = Job(self, self._draw_best, self._show)
         self._drawn = 0.0
         self._solved: Pattern | None = None
+        self._controls = Controls()
         super().__init__(formula=formula, **traits)
         self.on_msg(self._told)
         self.observe(lambda change: self._check(change["name"]), list(FIELDS))
         self.observe(lambda change: self._load(), "wavelength")
+        self.observe(lambda change: self._steer(), ["steps", "guidance"])
         for name in filter(lambda name: getattr(self, name), FIELDS):
             self._check(name)
         self._load()
@@ -123,10 +134,14 @@ class SolveWidget(anywidget.AnyWidget):
             raise ValueError(next(iter(self.errors.values())))
         if self.pattern is None:
             raise ValueError("there is no pattern; choose or drop a file")
+        drawing = ("flow",) if asked["weights"] else ()
+        steps, guidance = asked.pop("steps"), asked.pop("guidance")
+        self._controls = Controls(guidance, steps)
         return solve_steps(
             self.pattern,
             asked.pop("formula"),
-            sources=tuple(self.sources),
+            sources=tuple(dict.fromkeys((*self.sources, *drawing))),
+            controls=self._controls,
             candidates=self.candidates,
             seed=self.seed,
             index=self.index,
@@ -134,6 +149,11 @@ class SolveWidget(anywidget.AnyWidget):
             **asked,
             **self._given,
         )
+
+    def _steer(self) -> None:
+        """Tell the run that is going on; what cannot be is left as it was."""
+        if not {"steps", "guidance"} & set(self.errors):
+            self._controls.steps, self._controls.guidance = self.steps, self.guidance
 
     def _draw_best(self, now: Progress) -> None:
         """The best fit so far, where the step that is going on tells of one."""

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 from xrdkit.cli import words
 from xrdkit.formats.container import LARGEST
+from xrdkit.models.weights import located
 from xrdkit.phases.compounds import read_structure
-from xrdkit.problem import parse_formula, usable_cell
+from xrdkit.problem import parse_formula, usable_cell, usable_size
 from xrdkit.space_group import space_group_number
 from xrdkit.wavelengths import radiation
 
 MOST_BYTES = 8_000_000  # of a dropped file: Jupyter ends a connection at 10 MB a message
+MOST_STEPS, MOST_GUIDANCE = 1000, 10.0
 WRONG = (ValueError, OSError, ArgumentTypeError)  # what wrong input raises
 T = TypeVar("T")
 
@@ -71,6 +73,44 @@ def cell(text: str) -> tuple[float, ...] | None:
 def space_group(text: str) -> int | None:
     """The number of a space group given by number or symbol."""
     return space_group_number(words.number(text.strip())) if text.strip() else None
+
+
+def size(text: str) -> float | None:
+    """The size of nanocrystals in Å; None if nothing is typed."""
+    if not text.strip():
+        return None
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} is not a size in Å; type a number such as 30"
+        ) from error
+    return usable_size(number)
+
+
+def weights(text: str) -> str | None:
+    """A name, file or address of weights that is there; None if nothing is typed."""
+    given = text.strip() or None
+    if given is not None:
+        located(given)
+    return given
+
+
+def steps(number: int) -> int:
+    """Steps in which a flow draws."""
+    if not 2 <= number <= MOST_STEPS:
+        raise ValueError(f"{number} steps are asked for; give 2 to {MOST_STEPS:,}")
+    return number
+
+
+def guidance(number: float) -> float:
+    """How far a flow follows the pattern."""
+    if not 0 <= number <= MOST_GUIDANCE:
+        raise ValueError(
+            f"a guidance of {number:g} is asked for; give 0 (none) to {MOST_GUIDANCE:g}, "
+            "1 is what was learned"
+        )
+    return number
 
 
 def phases(text: str) -> tuple[str, ...]:

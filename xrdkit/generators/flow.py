@@ -30,7 +30,7 @@ from xrdkit.problem import whole
 from xrdkit.q_profile import NotLearned
 from xrdkit.refine.symmetry import TOLERANCES, same_formula
 from xrdkit.space_group import CENTRING
-from xrdkit.types import Candidate, Crystals, Problem, Progress
+from xrdkit.types import Candidate, Controls, Crystals, Problem, Progress
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "flow.safetensors"
 ABSENT = (
@@ -71,13 +71,15 @@ def propose(
     generator: torch.Generator,
     device: torch.device,
     weights: str | Path | None = None,
+    controls: Controls | None = None,
 ) -> Iterator[Progress]:
     """Structures drawn for the pattern, by the weights that ship or by others.
 
     With a cell that is given, in it and its centred forms; else in cells that indexing
     proposes, and in cells drawn as well. Where contents are not known, of every number of
     formula units up to 20 atoms. A formula with fractions gets none. What the network has
-    not learned is said in the progress, and gives none.
+    not learned is said in the progress, and gives none. ``controls`` may be changed while
+    it draws.
     """
     if not whole(problem.formula):
         return []
@@ -89,7 +91,7 @@ def propose(
     every = sum(task.weight for task in tasks)
     for i, task in enumerate(tasks):
         many = max(1, round(min(count, DRAWN) * task.weight / every))
-        drawn = yield from samples(model, problem, task, many, generator)
+        drawn = yield from samples(model, problem, task, many, generator, controls)
         for one in candidates(drawn, problem) if drawn is not None else ():
             found.append(one)
             yield Progress("flow", i + 1, len(tasks), one, f"{len(found)} candidates")
@@ -109,6 +111,7 @@ def samples(
     task: Task,
     many: int,
     generator: torch.Generator,
+    controls: Controls | None = None,
 ) -> Iterator[Progress]:
     """Yield every step; return the crystals, or None where it has not learned such."""
     started, drawn = time.monotonic(), None
@@ -116,6 +119,7 @@ def samples(
     pattern = without_phases(problem.pattern, problem.phases)
     cells = () if task.cell is None else (task.cell,)
     settings = {"count": many, "cells": cells, "steps": STEPS, "generator": generator}
+    settings["controls"] = controls
     asked = (model, flow.sample, pattern, numbers * task.units)
     room, note = min(AT_ONCE, many * len(asked[-1])), f"{many} × {task.units} formula units"
     while True:

@@ -19,15 +19,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xrdkit.models.crystal_net import Output
 from xrdkit.models.encoder import Seen
 from xrdkit.models.lattice import cell_of, decoded, encoded, metric_of
-from xrdkit.types import Batch
+from xrdkit.types import Batch, Controls
 
 SPEED = 0.2  # unit of the predicted velocity: about its standard deviation
 KNOWN, JOINT = 0.4, 0.45  # shares of crystals with their cell known, or noisy as the atoms
 BLIND = 0.05  # share of patterns hidden in training, for guidance
 SLOPE = 5.0  # of the anti-annealing
 MOST_STEPS = 10_000
+ROUNDING = 1e-6  # of a way of length one
 
 
 class Loss(NamedTuple):
@@ -210,15 +212,21 @@ def sample(
     cell: Float[Tensor, "crystals 6"] | None = None,
     known: float = 1.0,
     slope: float = SLOPE,
+    blind: Seen | None = None,
+    controls: Controls | None = None,
 ) -> Iterator[State]:
     """Crystals of these atoms for these patterns, step by step; the last is the answer.
 
     ``seen`` has one row per crystal: ``model.encoder(profiles).repeat(candidates)``. With a
     ``cell`` (Å, °; Niggli) of trust ``known`` = 1 it is kept; of less, it is where the
     cell's own path begins. ``slope`` speeds atoms up by 1 + slope · t
-    (PXRDGen: 5), at most to where they are headed for.
+    (PXRDGen: 5), at most to where they are headed for. ``controls`` are looked at in every
+    step: other ``steps`` are those of the way that is left, and ``guidance`` weighs what
+    the network says against what it says to no pattern, ``blind`` (Ho and Salimans,
+    "Classifier-free diffusion guidance", 2021).
     """
-    check_path(steps, known)
+    controls = controls or Controls()
+    check_path(controls.steps or steps, known)
     device = numbers.device
     crystals, atoms = numbers.shape
     x = torch.rand(crystals, atoms, 3, generator=generator).to(device)
@@ -227,14 +235,21 @@ def sample(
         begin = known
         y = (1 - known) * y + known * encoded(cell, atoms)
     yield State(0.0, x, decoded(y, atoms))
-    for step in range(steps):
-        t, dt = step / steps, 1 / steps
+    t = 0.0
+    while t < 1:
+        dt = min(1 / (controls.steps or steps), 1 - t)
+        dt = 1 - t if t + dt > 1 - ROUNDING else dt
         s = max(t, begin)
         pair = x.new_tensor([[t, s]]).expand(crystals, 2)
         with torch.no_grad():
             out = model(numbers, x, y, pair, seen)
+            if blind is not None and controls.guidance != 1:
+                alone = model(numbers, x, y, pair, blind)
+                parts = zip(out, alone, strict=True)
+                out = Output(*(b + controls.guidance * (a - b) for a, b in parts))
         pace = min(dt * (1 + slope * t), 1 - t)  # x + (1 - t) u is where they go
         x = torch.remainder(x + pace * SPEED * out.atoms, 1)
         if s < 1:
             y = y + (max(t + dt, s) - s) / (1 - s) * (out.cell - y)
-        yield State((step + 1) / steps, x, decoded(y, atoms))
+        t = t + dt
+        yield State(t, x, decoded(y, atoms))

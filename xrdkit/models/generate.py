@@ -9,7 +9,7 @@ from xrdkit.models.flow import State
 from xrdkit.models.lattice import lattice_of
 from xrdkit.models.speed import autocast
 from xrdkit.q_profile import NotLearned, profile_of
-from xrdkit.types import Crystals, Pattern
+from xrdkit.types import Controls, Crystals, Pattern
 
 U_ISO = 0.006  # Å²
 AT_ONCE = 2048  # atoms of all crystals that are sampled at once
@@ -28,21 +28,22 @@ def generate(
     known: float = 1.0,
     steps: int = 50,
     generator: torch.Generator,
+    controls: Controls | None = None,
     room: int = AT_ONCE,
 ) -> Iterator[Crystals]:
     """Crystals of these atoms (atomic numbers) that explain a pattern; every step of all.
 
     ``sample`` is ``flow.sample`` or ``diffusion.sample``. ``cells`` (a, b, c in Å, α, β, γ
     in °; Niggli-reduced and primitive) are taken in turn, and trusted to ``known``; without
-    them cells are generated as well. At most ``room`` atoms are sampled at once. The last
-    crystals yielded are the answer.
+    them cells are generated as well. At most ``room`` atoms are sampled at once. A flow
+    heeds ``controls`` in every step. The last crystals yielded are the answer.
     """
     check_atoms(model, numbers)
     device = next(model.parameters()).device
     profile = profile_of(pattern)[None].to(device)
     _check_lines(profile, pattern)
     with torch.no_grad(), autocast(str(device)):
-        seen = model.encoder(profile)
+        seen, blind = model.encoder(profile), model.encoder(torch.zeros_like(profile))
     size = max(1, room // len(numbers))
     sizes = [min(size, count - start) for start in range(0, count, size)]
     z = torch.tensor(sorted(numbers), device=device)
@@ -54,10 +55,16 @@ def generate(
         cell = torch.tensor(chosen, device=device) if cells else None
         rows = z.expand(many, -1)
         keywords = {"steps": steps, "cell": cell, "known": known}
+        if controls is not None:
+            keywords |= {"controls": controls, "blind": blind.repeat(many)}
         paths.append(sample(model, rows, seen.repeat(many), generator, **keywords))
-    for _ in range(steps + 1):
+    states: list[State | None] = [None] * len(paths)
+    while True:
         with torch.no_grad(), autocast(str(device)):
-            states = [next(path) for path in paths]
+            moved = [next(path, None) for path in paths]
+        if not any(moved):
+            return
+        states = [new or old for new, old in zip(moved, states, strict=True)]
         frac = torch.cat([state.frac for state in states])
         cell = torch.cat([state.cell for state in states])
         yield flat(z.expand(count, -1), frac, cell)
