@@ -103,5 +103,5 @@ def test_papermill_runs_a_table_of_its_own_through_the_batch(papermill, tmp_path
         "20_batch.ipynb", tmp_path / "done.ipynb", table=str(table), folder=str(results)
     )
     assert done.stat().st_size < MEGABYTE
-    assert (results / "results" / "lab6" / "lab6.html").is_file()
-    assert "lab6" in (results / "results" / "summary.csv").read_text(encoding="utf-8")
+    assert (results / "lab6" / "lab6.html").is_file()
+    assert "lab6" in (results / "summary.csv").read_text(encoding="utf-8")
