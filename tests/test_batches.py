@@ -87,6 +87,7 @@ def test_rows_leave_reports_summary_and_their_order(two, tmp_path):
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
+@pytest.mark.slow
 def test_done_rows_stay_and_changed_ones_are_solved_again(two, tmp_path):
     out = tmp_path / "out"
     quiet(two, out)
@@ -103,6 +104,7 @@ def test_done_rows_stay_and_changed_ones_are_solved_again(two, tmp_path):
     assert not done(row, out, key_of(row))
 
 
+@pytest.mark.slow
 def test_stopping_keeps_what_is_done_and_leaves_nothing_half(two, tmp_path):
     out = tmp_path / "out"
     two.write_text(two.read_text().replace("NaCl", "MgF2"))
@@ -115,6 +117,7 @@ def test_stopping_keeps_what_is_done_and_leaves_nothing_half(two, tmp_path):
     assert seen == {"salt"}
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_stops_no_other_and_is_tried_again(two, tmp_path, monkeypatch):
     out, real = tmp_path / "out", xrdkit.batch.rows.solve_steps
 

@@ -107,6 +107,7 @@ def test_what_lines_are_wide_beside_their_size_is_seen(size):
     assert size_fwhm(pattern) == pytest.approx(SINC / size * per_q)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [10.0, 100.0])
 def test_rutile_of_nanocrystals_is_found(size):
     pattern = nano_pattern(from_structures([RUTILE]), size)
@@ -119,6 +120,7 @@ def test_rutile_of_nanocrystals_is_found(size):
     )
 
 
+@pytest.mark.slow
 def test_size_matters_to_the_fit():
     pattern = nano_pattern(from_structures([RUTILE]), 10.0)
     asked = {"contents": "Ti2O4", "progress": False, "candidates": 3}
