@@ -174,6 +174,8 @@ def test_a_bad_row_is_named_at_once_and_stops_no_other(two, tmp_path, capsys):
     [
         ("cell", "4 4 4", "'4 4 4' is not 6 numbers"),
         ("range", "10", "is not 2 numbers like 10,80"),
+        ("size", "small", "'small' is not 1 number like 30"),
+        ("size", "2", "outside 5–1000 Å"),
         ("candidates", "0", "give at least 1"),
         ("seed", "x", "'x' is not a whole number"),
         ("index", "maybe", "'maybe' is not yes or no"),

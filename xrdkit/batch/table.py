@@ -68,7 +68,9 @@ def _numbers(text: str, count: int, example: str) -> tuple[float, ...]:
     except ValueError:
         values = ()
     if len(values) != count:
-        raise ValueError(f"'{text}' is not {count} numbers like {example}")
+        raise ValueError(
+            f"'{text}' is not {count} number{'s' * (count > 1)} like {example}"
+        )
     return values
 
 
@@ -90,6 +92,10 @@ def _spans(text: str) -> tuple[tuple[float, ...], ...]:
 
 def _wavelength(text: str) -> str | tuple[float, ...]:
     return _numbers(text, 2, "1.54056,1.54439") if text.count(",") == 1 else text
+
+
+def _number(text: str) -> float:
+    return _numbers(text, 1, "30")[0]
 
 
 def _whole(text: str) -> int:
@@ -123,7 +129,7 @@ GIVEN: dict[str, Callable[[str], Any]] = {
     "contents": str,
     "cell": _cell,
     "space_group": _group,
-    "size": float,
+    "size": _number,
     "phases": _parts,
     "index": _yes,
     "library": str,

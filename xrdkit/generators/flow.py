@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from xrdkit.cell import lattice_of
 from xrdkit.crystal import one_crystal, standard_cell, symmetry_of
 from xrdkit.generators.cells import cells_for
+from xrdkit.generators.learned_cells import MOST_ATOMS
 from xrdkit.generators.templates import numbered
 from xrdkit.indexing.bravais import parameters, primitive, reduced
 from xrdkit.library import expected_volume
@@ -40,7 +41,6 @@ ABSENT = (
 UNEXPLAINED = 0.1  # residual above which structures are drawn
 DRAWN, STEPS = 40, 50  # samples, in all, and steps to each
 FREE = 0.3  # weight of samples with cells of their own beside those in proposed cells
-MOST_ATOMS = 20  # in a cell whose contents are not known
 ROOM = 1.4  # factor that the volume of a known cell may be off the expected one
 AS_DRAWN = 0.01  # Å: the tolerance that adds no symmetry
 CLOSEST = 0.5  # Å: atoms that are closer are on one place

@@ -19,12 +19,11 @@ from xrdkit.models.crystal_net import PatternNet
 from xrdkit.models.generate import generate
 from xrdkit.models.lattice import cell_of
 from xrdkit.models.speed import autocast
-from xrdkit.models.weights import load_model, located
+from xrdkit.models.weights import SHIPPED, load_model, located
 from xrdkit.problem import by_number
 from xrdkit.q_profile import NotLearned, profile_of
 from xrdkit.types import Pattern
 
-SHIPPED = Path(__file__).parents[1] / "weights"
 NETWORKS = "cell", "flow"  # kinds that propose cells, the first that ships is asked
 DRAWN, STEPS = 200, 20
 DRAWN_BY_FLOW = 40  # where atoms are drawn too
