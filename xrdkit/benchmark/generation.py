@@ -51,12 +51,7 @@ def generation(
     from tqdm import tqdm
 
     path = located(weights)
-    method = kind_of(path)
-    if method not in METHODS:
-        raise ValueError(
-            f"{path} holds {method or 'no weights of xrdkit'}; give those of a flow or a "
-            "diffusion"
-        )
+    method = method_of(path)
     table = structures if isinstance(structures, Table) else read_table(structures)
     settings = {"benchmark": "generation", "n": n, "seed": seed, "cell": cell}
     settings |= {"samples": samples, "steps": steps, "weights": str(weights)}
@@ -94,6 +89,17 @@ def generation(
                 rows.append(row)
                 bar.update()
     return rows
+
+
+def method_of(path: Path) -> str:
+    """What a file of weights draws by, "flow" or "diffusion"; others are refused."""
+    kind = kind_of(path)
+    if kind not in METHODS:
+        raise ValueError(
+            f"{path} holds {kind or 'no weights of xrdkit'}; give those of a flow or a "
+            "diffusion"
+        )
+    return kind
 
 
 def parts(data: Packed, own: torch.Tensor, samples: int) -> Iterator[torch.Tensor]:

@@ -115,12 +115,7 @@ def make_grid(
     radiation = radiation or pattern.radiation
     nano = pattern.size is not None
     wide = strain > 0 and not nano
-    a, b = (
-        width[0] * (1.5 if wide else 1.0),
-        float(np.hypot(width[1], np.degrees(2 * strain))),
-    )
-    if nano:
-        b = a = width[0]
+    a, b = _resolution(pattern, width, strain)
     cut = np.radians(a) * pattern.size / radiation.main if nano else np.inf
     keep = pattern.q <= q_max
     angle, intensity = pattern.two_theta[keep], pattern.intensity[keep]
@@ -162,6 +157,16 @@ def make_grid(
         pattern.instrument,
         float(cut),
     )
+
+
+def _resolution(
+    pattern: Pattern, width: tuple[float, float], strain: float
+) -> tuple[float, float]:
+    """a and b in degrees, with what a strain adds where lines are no nanocrystals'."""
+    if pattern.size is not None:
+        return width[0], width[0]
+    a = width[0] * (1.5 if strain > 0 else 1.0)
+    return a, float(np.hypot(width[1], np.degrees(2 * strain)))
 
 
 def _stretch(two_theta: Float[np.ndarray, " points"], a: float, b: float) -> np.ndarray:
