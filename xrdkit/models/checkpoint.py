@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xrdkit.files import write_whole
+from xrdkit.models.cell_net import SIZE as CELL_SIZE
 from xrdkit.models.cell_net import CellNet
 from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import PatternNet, Size
@@ -118,10 +119,26 @@ def new_network(kind: str, size: Size | None) -> Network:
 
 
 def start_network(path: str | Path, kind: str) -> Network:
-    """A network to go on training; generators begin from pretrained ones too."""
-    if kind not in (PAIRS, CELLS) and kind_of(path) == PAIRS:
-        return load_network(path, PAIRS).net.train()
-    return load_network(path, kind).train()
+    """A network to go on training from weights of its kind, or of one that shares parts.
+
+    Generators begin from each other; pretraining has a generator within, and a CellNet
+    begins with the encoder of one. What is not shared has weights at random.
+    """
+    source = kind_of(path)
+    if source in (None, kind, CELLS):
+        return load_network(path, kind).train()
+    other = load_network(path, source)
+    generator = other.net if isinstance(other, PairNet) else other
+    if kind == PAIRS:
+        model = PairNet(generator.size)
+        model.net = generator
+    elif kind == CELLS:
+        own = {k: getattr(generator.size, k) for k in ("pattern", "encoder")}
+        model = CellNet(replace(CELL_SIZE, **own))
+        model.encoder = generator.encoder
+    else:
+        model = generator
+    return model.train()
 
 
 def size_of(header: Mapping[str, Any], path: str | Path) -> Size:

@@ -2,10 +2,10 @@
 
 The encoder embeds the pattern, the crystal network the crystal; trained together, those
 that belong together are near (symmetric InfoNCE: Radford et al., "Learning transferable
-visual models from natural language supervision", ICML 2021). A step takes as many crystals
-as fit into memory as vectors: gradients are those of one batch, worked out block by block
-(Gao et al., "Scaling deep contrastive learning batch size under memory limited setup",
-RepL4NLP 2021).
+visual models from natural language supervision", ICML 2021). Where memory is short, a step
+still takes as many crystals as fit into it as vectors: gradients are those of one batch,
+worked out block by block (Gao et al., "Scaling deep contrastive learning batch size under
+memory limited setup", RepL4NLP 2021).
 """
 
 import math
@@ -83,24 +83,29 @@ def info_nce(pairs: Pairs, sharp: Float[Tensor, ""]) -> Float[Tensor, ""]:
 
 
 def backward(
-    model: PairNet, blocks: Sequence[Callable[[], Batch]], *, weight: float | int = 1
+    model: PairNet,
+    blocks: Sequence[Callable[[], Batch]],
+    *,
+    weight: float | int = 1,
+    frugal: bool = False,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Add ``weight`` times the gradient of ``info_nce``; the loss, and the top-1 share.
 
-    Each block is embedded twice, once for the loss and once for its own gradient, so that
-    memory is that of the largest block.
+    ``frugal``: each block is embedded twice, once for the loss and once for its own
+    gradient, so that memory is that of the largest block, in four thirds of the time.
     """
-    with torch.no_grad():
+    with torch.set_grad_enabled(not frugal):
         parts = [model(block()) for block in blocks]
-    whole = Pairs(*(torch.cat(side).requires_grad_() for side in zip(*parts, strict=True)))
+    joined = (torch.cat(side) for side in zip(*parts, strict=True))
+    whole = Pairs(*(s.detach().requires_grad_() if frugal else s for s in joined))
     loss = info_nce(whole, model.sharp)
     (weight * loss).backward()
-    sizes = [len(part.patterns) for part in parts]
-    gradients = [side.grad.split(sizes) for side in whole]
-    for i, block in enumerate(blocks):
-        pairs = model(block())
-        pulls = zip(pairs, gradients, strict=True)
-        sum((side * pull[i]).sum() for side, pull in pulls).backward()
+    if frugal:
+        sizes = [len(part.patterns) for part in parts]
+        gradients = [side.grad.split(sizes) for side in whole]
+        for i, block in enumerate(blocks):
+            pulls = zip(model(block()), gradients, strict=True)
+            sum((side * pull[i]).sum() for side, pull in pulls).backward()
     with torch.no_grad():
         nearest = (whole.patterns @ whole.crystals.T).argmax(1).cpu()
     right = (nearest == torch.arange(len(nearest))).float().mean()

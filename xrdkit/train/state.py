@@ -49,10 +49,13 @@ def begin(
     """A new run, or the one in the folder; extended, from before its rate fell."""
     path = folder / STATE
     if not path.exists():
-        model = _new(plan.method, size, plan.seed)
-        if start is not None:
-            model = start_network(start, plan.method)
-            _same_size(start, model.size, size)
+        with torch.random.fork_rng(devices=[]):  # weights depend on the seed alone
+            torch.manual_seed(plan.seed)
+            if start is None:
+                model = new_network(plan.method, size)
+            else:
+                model = start_network(start, plan.method)
+                _same_size(start, model.size, size)
         return _run(model.to(device), plan)
     tensors, header = read_tensors(path, KIND)
     _same_size(path, size_of(header, path), size)
@@ -76,13 +79,6 @@ def _same_size(path: str | Path, own: Size, asked: Size | None) -> None:
             f"{path} holds a network of {own}, asked is {asked}; ask for the same or none, "
             "or begin in another folder"
         )
-
-
-def _new(method: str, size: Size | None, seed: int) -> Network:
-    """A network whose weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return new_network(method, size)
 
 
 def _run(model: Network, plan: Plan) -> Run:

@@ -97,7 +97,7 @@ def _pairs(
     batches = [partial(batch_of, data, block.to(device), seen.profiles) for block in blocks]
     crystals = sum(map(len, blocks))
     with autocast(str(device)):
-        found = backward(run.model, batches, weight=crystals)
+        found = backward(run.model, batches, weight=crystals, frugal=run.pieces > 1)
     return crystals * torch.stack(found).float()
 
 
