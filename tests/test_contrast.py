@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,9 +7,9 @@ from textbook import STRUCTURES, table_of
 from torch.nn.functional import normalize
 
 from xrdkit.crystal import from_structures
-from xrdkit.models.checkpoint import load_network, save_network
+from xrdkit.models.checkpoint import PAIRS, load_network, read_tensors, save_network
 from xrdkit.models.contrast import PairNet, Pairs, backward, info_nce
-from xrdkit.models.crystal_net import Size
+from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.packed import packed_of
 from xrdkit.progress import result_of
 from xrdkit.q_profile import CLEAN, clean_profiles
@@ -25,6 +26,7 @@ from xrdkit.train.log import rows
 from xrdkit.train.loop import LOG, WEIGHTS, train
 from xrdkit.train.pairs import crystal_vectors, hit_rates, ranks
 from xrdkit.train.plan import Plan
+from xrdkit.train.state import STATE
 
 TINY = Size(atom=32, edge=16, layers=2, waves=8, pattern=32, heads=2, attention=16)
 NAMES = tuple(STRUCTURES)[:32]
@@ -78,11 +80,12 @@ def test_the_loss_is_zero_for_the_right_answer_and_that_of_guessing_for_none():
     assert float(info_nce(same, torch.tensor(1.0))) == pytest.approx(math.log(8))
 
 
-def test_the_gradient_by_blocks_is_that_of_all_at_once(data):
+@pytest.mark.parametrize("frugal", [False, True])
+def test_the_gradient_by_blocks_is_that_of_all_at_once(data, frugal):
     torch.manual_seed(1)
     model = PairNet(TINY)
     blocks = blocks_of(data)
-    found, right = backward(model, blocks, weight=3)
+    found, right = backward(model, blocks, weight=3, frugal=frugal)
     by_blocks = {k: w.grad for k, w in model.named_parameters() if w.grad is not None}
     model.zero_grad()
     parts = [model(block()) for block in blocks]
@@ -155,20 +158,55 @@ def test_thirty_two_pairs_are_learned_and_then_searched(data, tmp_path):
         assert search(index, model, pattern, count=3)[0][0] == str(i)
 
 
-def test_a_generator_begins_from_what_was_pretrained(data, tmp_path):
-    torch.manual_seed(0)
-    pairs = PairNet(TINY)
-    start = save_network(tmp_path / "pairs.safetensors", pairs, "pretrain", {})
-    plan = Plan(epochs=1, crystals=1, block=1, rate=1e-9, clean=1.0, turns=1)
-    run = train(data, tmp_path / "flow", plan=plan, size=TINY, start=start)
+def started(data, folder, method, start, size=None):
+    """The weights of a run of a method that has begun, and not moved."""
+    plan = Plan(method, epochs=1, crystals=1, block=1, rate=1e-9, clean=1.0, turns=1)
+    run = train(data, folder, plan=plan, size=size, start=start)
     next(run)
     run.close()
-    from xrdkit.train.state import STATE, read_tensors
+    found = read_tensors(folder / STATE, "training state")[0]
+    named = {k.removeprefix("model."): v for k, v in found.items() if k[:6] == "model."}
+    return {k.removeprefix("net.") if method == PAIRS else k: v for k, v in named.items()}
 
-    state = read_tensors(tmp_path / "flow" / STATE, "training state")[0]
-    meant = pairs.net.encoder.embed.weight.detach()
-    found = state["model.encoder.embed.weight"]
-    torch.testing.assert_close(found, meant, atol=1e-3, rtol=1e-2)  # bf16
+
+def kept(found, model, part):
+    """Whether the weights of a part are those of the model, in bf16."""
+    meant = {k: v for k, v in model.state_dict().items() if k.startswith(part)}
+    assert meant
+    return all(torch.allclose(found[k], v, atol=1e-3, rtol=1e-2) for k, v in meant.items())
+
+
+@pytest.mark.parametrize("method", ["flow", "diffusion"])
+def test_a_generator_begins_from_what_was_pretrained(data, tmp_path, method):
+    torch.manual_seed(0)
+    pairs = PairNet(TINY)
+    start = save_network(tmp_path / "pairs.safetensors", pairs, PAIRS, {})
+    assert kept(started(data, tmp_path / method, method, start), pairs.net, "")
+
+
+def test_pretraining_and_a_diffusion_begin_from_a_flow(data, tmp_path):
+    torch.manual_seed(0)
+    flow = PatternNet(TINY)
+    start = save_network(tmp_path / "flow.safetensors", flow, "flow", {})
+    for method in (PAIRS, "diffusion"):
+        assert kept(started(data, tmp_path / method, method, start), flow, "")
+
+
+def test_networks_of_other_sizes_begin_with_the_encoder_of_a_flow(data, tmp_path):
+    torch.manual_seed(0)
+    flow = PatternNet(TINY)
+    start = save_network(tmp_path / "flow.safetensors", flow, "flow", {})
+    small = replace(TINY, layers=1, atom=16)
+    for method in (PAIRS, "cell"):
+        found = started(data, tmp_path / method, method, start, small)
+        assert kept(found, flow, "encoder")
+
+
+def test_another_encoder_is_refused(data, tmp_path):
+    start = save_network(tmp_path / "flow.safetensors", PatternNet(TINY), "flow", {})
+    plan, other = Plan(PAIRS), replace(TINY, encoder="peaks")
+    with pytest.raises(ValueError, match="another encoder than pretrain"):
+        next(train(data, tmp_path / "pairs", plan=plan, size=other, start=start))
 
 
 def test_only_structures_of_the_elements_asked_for_are_found(model, data):

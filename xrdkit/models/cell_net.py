@@ -24,7 +24,7 @@ from xrdkit.models.lattice import decoded, encoded, lattice_of, metric_of
 from xrdkit.q_profile import POINTS, Q_MIN, STEP
 from xrdkit.types import Batch
 
-SIZE = Size(atom=384, edge=640, layers=3, waves=16, pattern=128)
+SIZE = Size(atom=256, edge=192, layers=3, waves=16)
 TYPICAL = 10  # atoms: edges are scaled as if every cell held so many
 DRAWS = 8  # noisy cells of each pattern in a step of training
 UNKNOWN = 0.15, 0.3  # shares of compositions, and of numbers of atoms, that are hidden

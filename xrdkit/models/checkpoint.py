@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xrdkit.files import write_whole
-from xrdkit.models.cell_net import SIZE as CELL_SIZE
 from xrdkit.models.cell_net import CellNet
 from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import PatternNet, Size
@@ -118,26 +117,29 @@ def new_network(kind: str, size: Size | None) -> Network:
     return {PAIRS: PairNet, CELLS: CellNet}.get(kind, PatternNet)(size)
 
 
-def start_network(path: str | Path, kind: str) -> Network:
+def start_network(path: str | Path, kind: str, size: Size | None = None) -> Network:
     """A network to go on training from weights of its kind, or of one that shares parts.
 
-    Generators begin from each other; pretraining has a generator within, and a CellNet
-    begins with the encoder of one. What is not shared has weights at random.
+    Of another kind the encoder and all else that fits is taken: generators begin from each
+    other, pretraining from a generator, a CellNet from an encoder. The rest is at random.
     """
     source = kind_of(path)
-    if source in (None, kind, CELLS):
+    if source in (None, kind):
         return load_network(path, kind).train()
     other = load_network(path, source)
-    generator = other.net if isinstance(other, PairNet) else other
-    if kind == PAIRS:
-        model = PairNet(generator.size)
-        model.net = generator
-    elif kind == CELLS:
-        own = {k: getattr(generator.size, k) for k in ("pattern", "encoder")}
-        model = CellNet(replace(CELL_SIZE, **own))
-        model.encoder = generator.encoder
-    else:
-        model = generator
+    if size is None and kind not in (PAIRS, CELLS):
+        size = other.size
+    model = new_network(kind, size)
+    part, given = (m.net if isinstance(m, PairNet) else m for m in (model, other))
+    own = part.state_dict()
+    fits = {k: v for k, v in given.state_dict().items() if k in own}
+    fits = {k: v for k, v in fits.items() if v.shape == own[k].shape}
+    if any(k.startswith("encoder") and k not in fits for k in own):
+        raise ValueError(
+            f"{path} holds {source} of {other.size}, with another encoder than {kind} of "
+            f"{model.size}; ask for the same encoder and pattern, or for no size"
+        )
+    part.load_state_dict(fits, strict=False)
     return model.train()
 
 

@@ -22,6 +22,7 @@ from xrdkit.models.encoder import Seen
 from xrdkit.models.lattice import encoded
 from xrdkit.types import Batch
 
+SIZE = Size(layers=2)
 WIDTH = 192  # of the common space
 SHARP, SHARPEST = 10.0, 100.0  # factor of the cosines, at first and at most
 
@@ -38,8 +39,8 @@ class PairNet(nn.Module):
 
     def __init__(self, size: Size | None = None) -> None:
         super().__init__()
-        self.net = PatternNet(size)
-        self.size = self.net.size
+        self.size = size or SIZE
+        self.net = PatternNet(self.size)
         self.facts: dict[str, Any] = {}  # of its training, where it comes from a file
         self.pattern = nn.Linear(self.size.pattern, WIDTH)
         self.crystal = nn.Linear(self.size.atom, WIDTH)

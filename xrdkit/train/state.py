@@ -54,7 +54,7 @@ def begin(
             if start is None:
                 model = new_network(plan.method, size)
             else:
-                model = start_network(start, plan.method)
+                model = start_network(start, plan.method, size)
                 _same_size(start, model.size, size)
         return _run(model.to(device), plan)
     tensors, header = read_tensors(path, KIND)
