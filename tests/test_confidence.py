@@ -161,7 +161,7 @@ def test_features_of_nothing_are_refused_and_judge_says_it_in_words():
         features(PROBLEM, [])
     p, verdict, said, found = judge(PROBLEM, [])
     assert (p, verdict, found) == (0.0, "none", {})
-    assert said == ("no known structure type gives a possible structure",)
+    assert said == ("no source gives a possible structure",)
 
 
 @pytest.mark.parametrize("name", WORSE)

@@ -7,7 +7,7 @@ from textbook import STRUCTURES, table_of
 
 from xrdkit.crystal import from_structures, to_structure
 from xrdkit.examples import FORMULAS, path
-from xrdkit.generators import DEFAULT, flow
+from xrdkit.generators import flow
 from xrdkit.generators.flow import Task, forms, in_cell, propose, tasks_of
 from xrdkit.metrics import normalised_rmse
 from xrdkit.models import flow as flow_model
@@ -120,18 +120,6 @@ def test_what_was_never_learned_is_said_and_gives_none(pattern, weights):
     assert found == []
     assert "were in no structure that this network learned" in said[-1].message
     assert drawn(pose(pattern, "Ti0.9O2"), weights)[0] == []
-
-
-def test_without_weights_it_says_what_is_missing(pattern, monkeypatch, tmp_path):
-    monkeypatch.setattr(flow, "WEIGHTS", tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="train them with xrdkit train"):
-        drawn(pose(pattern, "TiO2"), None)
-
-
-@pytest.mark.skipif("flow" in DEFAULT, reason="weights of a flow ship")
-def test_flow_asked_by_name_without_weights_is_refused_at_once(pattern):
-    with pytest.raises(FileNotFoundError, match="leave the source flow out"):
-        solve(pattern, "TiO2", sources=("flow",), progress=False)
 
 
 def test_weights_that_nothing_uses_or_that_are_not_there_are_refused_at_once(pattern):

@@ -224,7 +224,7 @@ def test_without_candidates_the_verdict_is_none():
     solution = rank(PROBLEM, [], 20)
     assert (solution.fits, solution.groups) == ((), ())
     assert (solution.confidence, solution.verdict) == (0.0, "none")
-    assert solution.reasons == ("no known structure type gives a possible structure",)
+    assert solution.reasons == ("no source gives a possible structure",)
 
 
 def test_equal_fits_are_one_group_and_the_reason_says_so():

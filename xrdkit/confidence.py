@@ -82,7 +82,7 @@ def judge(
 ) -> tuple[float, Verdict, tuple[str, ...], dict[str, float]]:
     """Confidence in the first group of fits, verdict, reasons in words, and features."""
     if not fits:
-        return 0.0, "none", ("no known structure type gives a possible structure",), {}
+        return 0.0, "none", ("no source gives a possible structure",), {}
     if not (fits[0].calculated - fits[0].background > 0).any():
         return 0.0, "none", (OUT_OF_RANGE,), {}
     found = features(problem, fits, group)

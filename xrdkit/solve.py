@@ -24,7 +24,6 @@ from tqdm.auto import tqdm
 from xrdkit.evidence import excess
 from xrdkit.generators import DEFAULT, NEEDED, SOURCES
 from xrdkit.generators.cells import cells_for
-from xrdkit.generators.flow import ABSENT
 from xrdkit.library import Library
 from xrdkit.models.weights import located
 from xrdkit.phases import foreign_phases, known_phases
@@ -93,8 +92,7 @@ def solve_steps(
     flow may be changed while it runs.
     """
     lap, where = Laps(), usable_device(device)
-    if sources is None:
-        sources = tuple(dict.fromkeys((*DEFAULT, "flow"))) if weights else DEFAULT
+    sources = DEFAULT if sources is None else sources
     asked = [named(source, weights, controls) for source in several(sources)]
     if weights and "flow" not in several(sources):
         raise ValueError(
@@ -199,8 +197,6 @@ def named(
         )
     if not isinstance(source, str):
         return source, lambda problem, left: True
-    if source not in DEFAULT and not weights:
-        raise FileNotFoundError(ABSENT)
     if source != "flow":
         return SOURCES[source], NEEDED[source]
     where = located(weights) if weights else None

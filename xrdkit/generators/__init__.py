@@ -21,5 +21,4 @@ NEEDED: dict[str, Callable[[Problem, float], bool]] = {
     "hydrogen": lambda problem, left: left > hydrogen.UNEXPLAINED,
     "flow": flow.needed,
 }
-# what solve asks without being told: a flow draws where its weights are there
-DEFAULT = tuple(name for name in SOURCES if name != "flow" or flow.WEIGHTS.is_file())
+DEFAULT = tuple(SOURCES)  # what solve asks without being told

@@ -25,7 +25,7 @@ from xrdkit.models import flow
 from xrdkit.models.crystal_net import PatternNet
 from xrdkit.models.generate import AT_ONCE, generate
 from xrdkit.models.speed import free_memory, out_of_memory
-from xrdkit.models.weights import load_model
+from xrdkit.models.weights import DEFAULTS, load_model
 from xrdkit.phases import without_phases
 from xrdkit.problem import whole
 from xrdkit.q_profile import NotLearned
@@ -33,11 +33,6 @@ from xrdkit.refine.symmetry import TOLERANCES, same_formula
 from xrdkit.space_group import CENTRING
 from xrdkit.types import Candidate, Controls, Crystals, Problem, Progress
 
-WEIGHTS = Path(__file__).parents[1] / "weights" / "flow.safetensors"
-ABSENT = (
-    "no weights of a flow come with this xrdkit: train them with xrdkit train flow and "
-    "give the file, or leave the source flow out"
-)
 UNEXPLAINED = 0.1  # residual above which structures are drawn
 DRAWN, STEPS = 40, 50  # samples, in all, and steps to each
 FREE = 0.3  # weight of samples with cells of their own beside those in proposed cells
@@ -83,7 +78,7 @@ def propose(
     """
     if not whole(problem.formula):
         return []
-    model = network(weights, device)
+    model = load_model(weights or DEFAULTS["flow"], "flow", device)
     if not problem.cells:
         problem = yield from cells_for(problem)
     found: list[Candidate] = []
@@ -96,13 +91,6 @@ def propose(
             found.append(one)
             yield Progress("flow", i + 1, len(tasks), one, f"{len(found)} candidates")
     return found[:count]
-
-
-def network(weights: str | Path | None, device: torch.device) -> PatternNet:
-    """The network of a name, file or address, or the one that ships."""
-    if weights is None and not WEIGHTS.is_file():
-        raise FileNotFoundError(ABSENT)
-    return load_model(weights or WEIGHTS, "flow", device)
 
 
 def samples(

@@ -16,10 +16,11 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 ENDING, MARK = ".safetensors", "#sha256="
 LARGEST = 2**30  # bytes of a file that is fetched
 PATIENCE = 30.0  # seconds without an answer
+DEFAULTS = {"flow": "flow_mp20"}  # what ships and is used, by kind
 
 
 def load_model(where: str | Path, kind: str, device: torch.device | str = "cpu") -> Network:
-    """A network of a kind by shipped name ("flow"), file, or address; loaded once.
+    """A network of a kind by shipped name ("flow_mp20"), file, or address; loaded once.
 
     An address carries its SHA-256, https://…#sha256=…, and is fetched once into the user's
     cache folder.
