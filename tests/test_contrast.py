@@ -155,7 +155,7 @@ def test_thirty_two_pairs_are_learned_and_then_searched(data, tmp_path):
     for i, name in enumerate(NAMES[:8]):
         crystal = from_structures([STRUCTURES[name]])
         pattern = pattern_of(crystal, CLEAN, two_theta=(5, 80, 3751))
-        assert search(index, model, pattern, count=3)[0][0] == str(i)
+        assert search(index, model, pattern, count=3)[0].id == str(i)
 
 
 def started(data, folder, method, start, size=None):
@@ -217,7 +217,7 @@ def test_only_structures_of_the_elements_asked_for_are_found(model, data):
     pattern = pattern_of(crystal, CLEAN, two_theta=(5, 80, 3751))
     assert len(search(index, model, pattern, count=5)) == 5
     (only,) = search(index, model, pattern, elements=[11, 17])
-    assert only[0] == str(NAMES.index("NaCl"))
+    assert (only.id, only.formula) == (str(NAMES.index("NaCl")), "NaCl")
     with pytest.raises(ValueError, match=r"\[120\] are not one or more of 1–99"):
         holding(index, [120])
 

@@ -7,14 +7,16 @@ held against those of the crystals themselves, not of their patterns.
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from xrdkit.models.checkpoint import read_tensors, write_tensors
+from xrdkit.models.checkpoint import PAIRS, read_tensors, write_tensors
 from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import ELEMENTS
+from xrdkit.models.weights import DEFAULTS, load_model
 from xrdkit.packed import Packed
 from xrdkit.q_profile import profile_of
 from xrdkit.train.data import taken
@@ -25,17 +27,31 @@ KIND = "index"
 AT_ONCE = 1024  # structures between two reports of progress
 
 
+class Neighbour(NamedTuple):
+    """A structure that an index holds, and the cosine between it and a pattern."""
+
+    id: str
+    formula: str
+    cosine: float
+
+
 @dataclass(frozen=True)
 class Index:
     """Structures by name: unit vectors of one network, and which elements they hold."""
 
     ids: tuple[str, ...]
+    formulas: tuple[str, ...]  # reduced
     vectors: Float[Tensor, "structures width"]
     elements: Bool[Tensor, "structures 100"]
     network: str  # mark of the weights that made it
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def network(weights: str | Path | None = None) -> PairNet:
+    """The pretrained network of a name, file or address, or the one that ships."""
+    return load_model(weights or DEFAULTS[PAIRS], PAIRS)
 
 
 def mark_of(model: PairNet) -> str:
@@ -57,7 +73,18 @@ def index_steps(model: PairNet, data: Packed) -> Iterator[Progress]:
     crystals = data.crystals
     elements = torch.zeros(len(data), ELEMENTS, dtype=torch.bool)
     elements[crystals.owner.cpu(), crystals.numbers.cpu()] = True
-    return Index(data.ids, torch.cat(parts), elements, mark_of(model))
+    counts = crystals.counts.tolist()
+    formulas = tuple(map(_formula, crystals.numbers.cpu().split(counts)))
+    return Index(data.ids, formulas, torch.cat(parts), elements, mark_of(model))
+
+
+def _formula(numbers: Int[Tensor, " atoms"]) -> str:
+    """The reduced formula of atoms."""
+    from pymatgen.core import Composition, Element
+
+    kinds, counts = numbers.unique(return_counts=True)
+    elements = map(Element.from_Z, kinds.tolist())
+    return Composition(dict(zip(elements, counts.tolist(), strict=True))).reduced_formula
 
 
 def search(
@@ -67,8 +94,8 @@ def search(
     *,
     elements: Collection[int] | None = None,
     count: int = 10,
-) -> list[tuple[str, float]]:
-    """Names of the nearest structures and their cosines to a prepared pattern, best first.
+) -> list[Neighbour]:
+    """The structures nearest to a prepared pattern, best first.
 
     With ``elements`` (atomic numbers) only structures of exactly these.
     """
@@ -82,7 +109,11 @@ def search(
         similarity = similarity.masked_fill(~holding(index, elements), -torch.inf)
     best = similarity.topk(min(count, len(index)))
     pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    return [(index.ids[i], value) for value, i in pairs if value > -torch.inf]
+    return [
+        Neighbour(index.ids[i], index.formulas[i], value)
+        for value, i in pairs
+        if value > -torch.inf
+    ]
 
 
 def holding(index: Index, elements: Collection[int]) -> Bool[Tensor, " structures"]:
@@ -99,22 +130,30 @@ def holding(index: Index, elements: Collection[int]) -> Bool[Tensor, " structure
 
 def save_index(index: Index, path: str | Path) -> Path:
     """Write an index, half precision."""
-    names = torch.tensor(list("\n".join(index.ids).encode()), dtype=torch.uint8)
     tensors = {
-        "names": names,
+        "names": _letters(index.ids),
+        "formulas": _letters(index.formulas),
         "vectors": index.vectors.half(),
         "elements": index.elements,
     }
     return write_tensors(path, KIND, tensors, {"network": index.network})
 
 
+def _letters(words: tuple[str, ...]) -> UInt8[Tensor, " letters"]:
+    """Words as bytes, one a line."""
+    return torch.tensor(list("\n".join(words).encode()), dtype=torch.uint8)
+
+
 def load_index(path: str | Path) -> Index:
     """Read what ``save_index`` wrote."""
     tensors, header = read_tensors(path, KIND)
-    ids = tuple(bytes(tensors["names"].tolist()).decode().split("\n"))
+    ids, formulas = (
+        tuple(bytes(tensors[key].tolist()).decode().split("\n"))
+        for key in ("names", "formulas")
+    )
     vectors = torch.nn.functional.normalize(tensors["vectors"].float(), dim=-1)
-    if not len(ids) == len(vectors) == len(tensors["elements"]):
+    if not len(ids) == len(formulas) == len(vectors) == len(tensors["elements"]):
         raise ValueError(
             f"{path} has {len(ids)} names for {len(vectors)} vectors; make it again"
         )
-    return Index(ids, vectors, tensors["elements"].bool(), header["network"])
+    return Index(ids, formulas, vectors, tensors["elements"].bool(), header["network"])

@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     from xrdkit import __version__
     from xrdkit.cli.batching import add_options as add_batch
     from xrdkit.cli.refinement import add_options as add_refine
+    from xrdkit.cli.retrieval import add_options as add_retrieve
     from xrdkit.cli.training import add_options as add_train
 
     top = Parser(
@@ -106,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
     add_library(
         commands.add_parser("library", help="build or describe a structure library")
     )
+    add_retrieve(commands.add_parser("retrieve", help="known structures nearest a pattern"))
     add_train(commands.add_parser("train", help="train networks from structure tables"))
     add_benchmark(commands.add_parser("benchmark", help="the tables of BENCHMARKS.md"))
     return top
