@@ -188,8 +188,8 @@ def test_pretraining_and_a_diffusion_begin_from_a_flow(data, tmp_path):
     torch.manual_seed(0)
     flow = PatternNet(TINY)
     start = save_network(tmp_path / "flow.safetensors", flow, "flow", {})
-    for method in (PAIRS, "diffusion"):
-        assert kept(started(data, tmp_path / method, method, start), flow, "")
+    for method, size in ((PAIRS, TINY), ("diffusion", None)):
+        assert kept(started(data, tmp_path / method, method, start, size), flow, "")
 
 
 def test_networks_of_other_sizes_begin_with_the_encoder_of_a_flow(data, tmp_path):
