@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from xrdkit.cli.inputs import bar
@@ -86,6 +87,7 @@ def run_pack(args: argparse.Namespace) -> None:
 
 def run_training(args: argparse.Namespace) -> None:
     """Train, or go on; print every epoch, say where the weights are."""
+    from xrdkit.models.checkpoint import SIZES
     from xrdkit.models.crystal_net import Size
     from xrdkit.packed import load_packed
     from xrdkit.solve import run, usable_device
@@ -94,6 +96,7 @@ def run_training(args: argparse.Namespace) -> None:
     from xrdkit.train.step import Diverged
 
     settings = {"crystals": args.crystals, "seed": args.seed}
+    usual = SIZES.get(args.method, Size())
     plan = Plan(args.method, args.epochs, args.decay, args.rate, **settings)
     device = str(usable_device(args.device))
     steps = train(
@@ -101,7 +104,7 @@ def run_training(args: argparse.Namespace) -> None:
         args.folder,
         validation=load_packed(args.validation) if args.validation else None,
         plan=plan,
-        size=Size(encoder=args.encoder) if args.encoder else None,
+        size=replace(usual, encoder=args.encoder) if args.encoder else None,
         start=args.start,
         device=device,
     )

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xrdkit.files import write_whole
+from xrdkit.models import cell_net, contrast
 from xrdkit.models.cell_net import CellNet
 from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import PatternNet, Size
@@ -21,6 +22,7 @@ FORMAT = 1
 HEADER = "xrdkit"
 GRID = [Q_MIN, Q_MAX, POINTS]
 PAIRS, CELLS = "pretrain", "cell"  # kinds of ``PairNet`` and ``CellNet``
+SIZES = {PAIRS: contrast.SIZE, CELLS: cell_net.SIZE}  # of others ``Size()``
 Network = PatternNet | PairNet | CellNet  # generators of crystals are ``PatternNet``
 
 
