@@ -17,7 +17,7 @@ from xrdkit.packed import load_packed, pack
 from xrdkit.train.data import Patterns, batch_of, settings_for, taken
 from xrdkit.train.log import add, columns, rows, shorten
 from xrdkit.train.loop import LOG, WEIGHTS, train
-from xrdkit.train.plan import Plan, steps_of
+from xrdkit.train.plan import Plan, steps_of, traits_of
 from xrdkit.train.state import CONSTANT, STATE
 from xrdkit.train.step import Diverged
 from xrdkit.train.validation import matches, validate
@@ -58,16 +58,33 @@ def test_the_rate_warms_up_stays_and_falls_at_the_end():
     assert plan.falling(8.1)
 
 
-def test_an_epoch_sees_every_crystal_once_in_blocks_of_one_size(data):
+@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, method="pretrain")])
+def test_an_epoch_sees_every_crystal_once_in_blocks_of_one_size(data, plan):
     counts = data.crystals.counts
-    epochs = [steps_of(counts, PLAN, epoch) for epoch in (0, 1)]
+    epochs = [steps_of(data.crystals, plan, epoch) for epoch in (0, 1)]
     for steps in epochs:
         blocks = [block for step in steps for block in step]
         assert sorted(torch.cat(blocks).tolist()) == list(range(len(data)))
         assert all(len(counts[block].unique()) == 1 for block in blocks)
-        assert all(sum(map(len, step)) >= PLAN.crystals for step in steps[:-1])
+        assert all(sum(map(len, step)) >= plan.crystals for step in steps[:-1])
     order = [torch.cat([b for s in steps for b in s]).tolist() for steps in epochs]
     assert order[0] != order[1]
+
+
+def test_pretraining_is_to_tell_apart_what_is_alike(data):
+    scale = torch.linspace(0.8, 1.2, 40).repeat_interleave(len(data))
+    some = torch.arange(len(data)).repeat(40)
+    crystals = data.crystals.select(some)
+    crystals = replace(crystals, lattice=crystals.lattice * scale[:, None, None])
+    traits = traits_of(crystals)
+
+    def spread(method):
+        plan = Plan(method, block=8, crystals=16)
+        blocks = [block for step in steps_of(crystals, plan, 0) for block in step]
+        apart = [torch.pdist(traits[block]).square().mean() for block in blocks]
+        return float(torch.stack(apart).nanmean())
+
+    assert spread("pretrain") < 0.3 * spread("flow")
 
 
 def test_patterns_depend_on_epoch_and_seed_alone(data):

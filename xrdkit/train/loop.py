@@ -64,7 +64,7 @@ def train(
     began = time.perf_counter() - log.shorten(folder / LOG, run.step)
     seen: Patterns | None = None
     while run.epoch < plan.epochs:
-        steps = steps_of(data.crystals.counts.cpu(), plan, run.epoch)
+        steps = steps_of(data.crystals, plan, run.epoch)
         seen = seen or Patterns(data, plan)
         seen.renew(run.epoch)
         while run.done < len(steps):

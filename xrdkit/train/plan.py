@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from xrdkit.models import cell_net, diffusion, flow
 from xrdkit.models.checkpoint import CELLS, PAIRS
+from xrdkit.models.lattice import cell_of, encoded
+from xrdkit.types import Crystals
 
 METHODS = {"flow": flow, "diffusion": diffusion, CELLS: cell_net}  # loss and sample
 SEEDS = 2**31  # seeds of single blocks, made from these, are whole numbers of 64 bits
@@ -54,18 +56,55 @@ class Plan:
 
 
 def steps_of(
-    counts: Int[Tensor, " crystals"], plan: Plan, epoch: int
+    crystals: Crystals, plan: Plan, epoch: int
 ) -> list[list[Int[Tensor, " chosen"]]]:
-    """An epoch's steps: each some blocks of crystals with equally many atoms."""
+    """An epoch's steps: each some blocks of crystals with equally many atoms.
+
+    For pretraining, which is to tell crystals apart, those of a block are alike in cell and
+    electrons as well.
+    """
     generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + epoch)
+    counts, traits = crystals.counts.cpu(), traits_of(crystals)
     blocks = []
     for n in counts.unique().tolist():
         index = torch.nonzero(counts == n).flatten()
         index = index[torch.randperm(len(index), generator=generator)]
-        blocks += index.split(max(1, min(plan.block, plan.edges // n**2)))
+        most = max(1, min(plan.block, plan.edges // n**2))
+        if plan.method == PAIRS:
+            blocks += alike(index, traits, most, generator)
+        else:
+            blocks += index.split(most)
     steps: list[list[Tensor]] = [[]]
     for i in torch.randperm(len(blocks), generator=generator).tolist():
         if sum(map(len, steps[-1])) >= plan.crystals:
             steps.append([])
         steps[-1].append(blocks[i])
     return steps
+
+
+def traits_of(crystals: Crystals) -> Float[Tensor, "crystals 8"]:
+    """Cell and electrons of crystals, each number with a spread of one.
+
+    Their six numbers (``lattice.encoded``, of one atom), mean and standard deviation of Z.
+    """
+    owner, z = crystals.owner.cpu(), crystals.numbers.cpu().float()
+    totals = torch.zeros(3, len(crystals)).index_add(1, owner, torch.stack([z**0, z, z**2]))
+    mean, square = totals[1:] / totals[0]
+    spread = (square - mean**2).clamp(min=0).sqrt()
+    six = encoded(cell_of(crystals.lattice.cpu()), 1)
+    traits = torch.cat([six, mean[:, None], spread[:, None]], 1)
+    return traits / traits.std(0, correction=0).clamp(min=1e-6)
+
+
+def alike(
+    index: Int[Tensor, " some"],
+    traits: Float[Tensor, "crystals 8"],
+    most: int,
+    generator: torch.Generator,
+) -> list[Int[Tensor, " chosen"]]:
+    """Indices in blocks of at most so many alike: halved along directions at random."""
+    if len(index) <= most:
+        return [index]
+    place = traits[index] @ torch.randn(traits.shape[1], generator=generator)
+    halves = index[place.argsort()].split(-(-len(index) // 2))
+    return [block for half in halves for block in alike(half, traits, most, generator)]
