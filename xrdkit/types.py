@@ -219,25 +219,23 @@ class Crystals:
         """Cell volume in Å³."""
         return torch.linalg.det(self.lattice).abs()
 
+    def rows(self, index: Int[Tensor, " chosen"]) -> Int[Tensor, " atoms"]:
+        """The rows of the atoms of these crystals, one crystal after the other."""
+        counts = self.counts
+        starts, own = counts.cumsum(0) - counts, counts[index]
+        first = (starts[index] - (own.cumsum(0) - own)).repeat_interleave(own)
+        return first + torch.arange(len(first), device=first.device)
+
     def select(self, index: Int[Tensor, " chosen"]) -> "Crystals":
         """The crystals of these indices, in this order (an index may come twice)."""
-        counts = self.counts
-        starts = counts.cumsum(0) - counts
-        rows = torch.cat(
-            [
-                torch.arange(int(starts[i]), int(starts[i] + counts[i]))
-                for i in index.tolist()
-            ]
-            or [torch.zeros(0, dtype=torch.long)]
-        )
-        owner = torch.repeat_interleave(torch.arange(len(index)), counts[index.cpu()].cpu())
+        rows, own = self.rows(index), self.counts[index]
         return Crystals(
             self.lattice[index],
             self.frac[rows],
             self.numbers[rows],
             self.occupancy[rows],
             self.u_iso[rows],
-            owner.to(self.owner),
+            torch.arange(len(own), device=own.device).repeat_interleave(own),
         )
 
     def by_size(self) -> Iterator[tuple[Int[Tensor, " chosen"], "DenseCrystals"]]:

@@ -1,31 +1,39 @@
 """Blocks of crystals with equally many atoms, and their patterns, simulated on the fly."""
 
 import hashlib
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xrdkit.models.checkpoint import PAIRS
 from xrdkit.models.lattice import cell_of
 from xrdkit.packed import UNIMODULAR, Packed
 from xrdkit.q_profile import POINTS, profiles
 from xrdkit.train.plan import Plan
-from xrdkit.types import Batch
+from xrdkit.types import Batch, Crystals
 
 
 class Patterns:
     """Simulated profiles of all crystals; every epoch one of ``turns`` parts is new.
 
-    What an epoch sees depends on it and the seed alone, so that a run goes on exactly.
+    ``shown`` are the crystals that they are of: for pretraining, which would learn its
+    crystals by heart, variants of them (``varied``). What an epoch sees depends on it and
+    the seed alone, so that a run goes on exactly.
     """
 
     def __init__(self, data: Packed, plan: Plan) -> None:
-        self.data, self.plan = data, plan
+        self.data, self.plan, self.shown = data, plan, data
         generator = torch.Generator().manual_seed(plan.seed)
         self.parts = torch.randperm(len(data), generator=generator).chunk(plan.turns)
         self.made: list[int | None] = [None] * len(self.parts)  # in which epoch
         device = data.crystals.lattice.device
         self.profiles = torch.zeros(len(data), 2, POINTS, device=device).half()
+        if plan.method == PAIRS:
+            own = data.crystals
+            own = replace(own, lattice=own.lattice.clone(), numbers=own.numbers.clone())
+            self.shown = replace(data, crystals=own)
 
     def renew(self, epoch: int) -> None:
         """Simulate what this epoch sees, as far as it is not there yet."""
@@ -38,10 +46,41 @@ class Patterns:
     def _simulate(self, index: Int[Tensor, " chosen"], turn: int) -> None:
         seed = (self.plan.seed * 1_000_003 + turn + self.plan.turns) * 7 + 5
         generator = torch.Generator().manual_seed(seed)
+        kinds = self.data.crystals.numbers.unique()
         for some in index.split(1024):
             crystals = self.data.crystals.select(some)
+            if self.shown is not self.data:
+                crystals = varied(crystals, kinds, self.plan, generator)
+                self.shown.crystals.lattice[some] = crystals.lattice
+                rows = self.data.crystals.rows(some)
+                self.shown.crystals.numbers[rows] = crystals.numbers
             made = profiles(crystals, generator, clean=self.plan.clean)
             self.profiles[some] = made.half()
+
+
+def varied(
+    crystals: Crystals,
+    kinds: Int[Tensor, " kinds"],
+    plan: Plan,
+    generator: torch.Generator,
+) -> Crystals:
+    """Crystals of about the same size, some with other elements, of ``kinds`` at random.
+
+    Edges are scaled by a factor with a standard deviation of ``plan.strain``; each element
+    of a crystal is another one, on all its sites, with probability ``plan.swaps``.
+    """
+    count, device = len(crystals), crystals.lattice.device
+    strain = plan.strain * torch.randn(count, generator=generator).to(device)
+    every = int(max(kinds.max(), crystals.numbers.max())) + 1
+    others = torch.randint(len(kinds), (count, every), generator=generator)
+    swap = torch.rand(count, every, generator=generator) < plan.swaps
+    same = torch.arange(every).expand(count, -1)
+    become = torch.where(swap, kinds.cpu()[others], same).to(device)
+    return replace(
+        crystals,
+        lattice=crystals.lattice * strain.exp()[:, None, None],
+        numbers=become[crystals.owner, crystals.numbers],
+    )
 
 
 def batch_of(

@@ -94,7 +94,8 @@ def _pairs(
             "start it without torchrun"
         )
     device = data.crystals.lattice.device
-    batches = [partial(batch_of, data, block.to(device), seen.profiles) for block in blocks]
+    shown, made = seen.shown, seen.profiles
+    batches = [partial(batch_of, shown, block.to(device), made) for block in blocks]
     crystals = sum(map(len, blocks))
     with autocast(str(device)):
         found = backward(run.model, batches, weight=crystals, frugal=run.pieces > 1)
