@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from textbook import STRUCTURES, table_of
@@ -14,6 +15,7 @@ from xrdkit.models.checkpoint import load_network, read_tensors
 from xrdkit.models.crystal_net import Size
 from xrdkit.models.speed import fast_dtype
 from xrdkit.packed import load_packed, pack
+from xrdkit.q_profile import clean_profiles
 from xrdkit.train.data import Patterns, batch_of, settings_for, taken
 from xrdkit.train.log import add, columns, rows, shorten
 from xrdkit.train.loop import LOG, WEIGHTS, train
@@ -101,6 +103,31 @@ def test_patterns_depend_on_epoch_and_seed_alone(data):
     changed = (grown.profiles != first).any(-1).any(-1)
     assert changed.any()
     assert not torch.equal(grown.profiles, at(2, replace(PLAN, seed=1)).profiles)
+
+
+def test_pretraining_sees_variants_with_their_own_patterns(data):
+    many = data.crystals.select(torch.arange(len(data)).repeat(100))
+    ids = tuple(map(str, range(len(many))))
+    several = replace(data, ids=ids, crystals=many)
+    plan = Plan("pretrain", clean=1.0, turns=1)
+    patterns = Patterns(several, plan)
+    patterns.renew(0)
+    shown = patterns.shown.crystals
+    made = clean_profiles(shown.select(torch.arange(20))).half()
+    torch.testing.assert_close(patterns.profiles[:20], made, atol=2e-3, rtol=0)
+    scale = (shown.lattice / many.lattice).flatten(1).nanmedian(1).values.log()
+    assert float(scale.std()) == pytest.approx(plan.strain, rel=0.1)  # 800 crystals
+    pairs = {}
+    for own, other, z in zip(shown.owner, shown.numbers, many.numbers, strict=True):
+        pairs.setdefault((int(own), int(z)), set()).add(int(other))
+    assert all(len(others) == 1 for others in pairs.values())  # the same on all sites
+    changed = [others != {z} for (_, z), others in pairs.items()]
+    assert np.mean(changed) == pytest.approx(plan.swaps, abs=0.06)  # 1,600; some stay
+    again = Patterns(several, plan)
+    again.renew(0)
+    assert torch.equal(again.shown.crystals.numbers, shown.numbers)
+    assert torch.equal(again.profiles, patterns.profiles)
+    assert Patterns(data, PLAN).shown is data
 
 
 def test_batches_hold_the_crystals(data):
