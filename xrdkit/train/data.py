@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xrdkit.models.checkpoint import PAIRS
 from xrdkit.models.lattice import cell_of
 from xrdkit.packed import UNIMODULAR, Packed
 from xrdkit.q_profile import POINTS, profiles
@@ -18,22 +17,21 @@ from xrdkit.types import Batch, Crystals
 class Patterns:
     """Simulated profiles of all crystals; every epoch one of ``turns`` parts is new.
 
-    ``shown`` are the crystals that they are of: for pretraining, which would learn its
-    crystals by heart, variants of them (``varied``). What an epoch sees depends on it and
-    the seed alone, so that a run goes on exactly.
+    ``shown`` are the crystals that they are of: variants (``varied``) of those that are
+    given, which would be learned by heart. What an epoch sees depends on it and the seed
+    alone, so that a run goes on exactly.
     """
 
     def __init__(self, data: Packed, plan: Plan) -> None:
-        self.data, self.plan, self.shown = data, plan, data
+        self.data, self.plan = data, plan
         generator = torch.Generator().manual_seed(plan.seed)
         self.parts = torch.randperm(len(data), generator=generator).chunk(plan.turns)
         self.made: list[int | None] = [None] * len(self.parts)  # in which epoch
         device = data.crystals.lattice.device
         self.profiles = torch.zeros(len(data), 2, POINTS, device=device).half()
-        if plan.method == PAIRS:
-            own = data.crystals
-            own = replace(own, lattice=own.lattice.clone(), numbers=own.numbers.clone())
-            self.shown = replace(data, crystals=own)
+        own = data.crystals
+        own = replace(own, lattice=own.lattice.clone(), numbers=own.numbers.clone())
+        self.shown = replace(data, crystals=own)
 
     def renew(self, epoch: int) -> None:
         """Simulate what this epoch sees, as far as it is not there yet."""
@@ -48,12 +46,10 @@ class Patterns:
         generator = torch.Generator().manual_seed(seed)
         kinds = self.data.crystals.numbers.unique()
         for some in index.split(1024):
-            crystals = self.data.crystals.select(some)
-            if self.shown is not self.data:
-                crystals = varied(crystals, kinds, self.plan, generator)
-                self.shown.crystals.lattice[some] = crystals.lattice
-                rows = self.data.crystals.rows(some)
-                self.shown.crystals.numbers[rows] = crystals.numbers
+            own = self.data.crystals
+            crystals = varied(own.select(some), kinds, self.plan, generator)
+            self.shown.crystals.lattice[some] = crystals.lattice
+            self.shown.crystals.numbers[own.rows(some)] = crystals.numbers
             made = profiles(crystals, generator, clean=self.plan.clean)
             self.profiles[some] = made.half()
 

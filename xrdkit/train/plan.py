@@ -33,8 +33,8 @@ class Plan:
     clean: float = 0.5  # share of noise-free patterns
     turns: int = 4  # epochs for which a simulated pattern is used
     settings: int = 3  # settings of the cell among which the nearest is taken
-    strain: float = 0.03  # of pretraining: spread of ln(scale) of crystals
-    swaps: float = 0.2  # of pretraining: share of elements that are others
+    strain: float = 0.03  # spread of ln(scale) of the crystals that are shown
+    swaps: float = 0.2  # share of their elements that are others
     seed: int = 0
 
     def __post_init__(self) -> None:
