@@ -16,7 +16,7 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 ENDING, MARK = ".safetensors", "#sha256="
 LARGEST = 2**30  # bytes of a file that is fetched
 PATIENCE = 30.0  # seconds without an answer
-DEFAULTS = {"flow": "flow_mp20"}  # what ships and is used, by kind
+DEFAULTS = {"flow": "flow_mp20", "pretrain": "pairs_mp20"}  # what ships and is used, by kind
 
 
 def load_model(where: str | Path, kind: str, device: torch.device | str = "cpu") -> Network:
