@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from xrdkit.metrics import r_squared
@@ -68,14 +68,45 @@ def nano_curves(
     return curves / curves.amax(1, keepdim=True).clamp(min=1e-30)
 
 
+def nano_grid(device: torch.device | str = "cpu") -> Float[Tensor, "512"]:
+    """The axis of the patterns: Q in 1/Å."""
+    return torch.linspace(0, Q_MAX, POINTS, device=device)
+
+
+def shown(q: Float[Tensor, " points"]) -> Bool[Tensor, " points"]:
+    """Which points are solved."""
+    return (q >= SHOWN[0]) & (q <= SHOWN[1])
+
+
+def broadened(
+    curves: Float[Tensor, "crystals 512"], size: Float[Tensor, " #crystals"]
+) -> Float[Tensor, "crystals 512"]:
+    """Patterns of large crystals on ``nano_grid`` as those of crystals of sizes in Å.
+
+    Equation 1, I ⊗ sinc²(Qτ / 2), as a product with its transform; gradients flow.
+    """
+    with torch.autocast(curves.device.type, enabled=False):
+        frequency = torch.fft.rfftfreq(2 * POINTS, Q_MAX / (POINTS - 1)).to(curves.device)
+        window = (1 - 2 * math.pi * frequency / size[:, None]).clamp(min=0)
+        made = torch.fft.irfft(torch.fft.rfft(curves, 2 * POINTS) * window, 2 * POINTS)
+    return made[:, :POINTS]
+
+
+def normalised(
+    curves: Float[Tensor, "crystals 512"], seen: Bool[Tensor, " 512"]
+) -> Float[Tensor, "crystals 512"]:
+    """Curves with their maximum over the points that are seen at one."""
+    return curves / curves[:, seen].amax(1, keepdim=True).clamp(min=1e-30)
+
+
 def nano_pattern(crystal: Crystals, size: float, *, smooth: float = SMOOTH) -> Pattern:
     """The pattern of one crystal of this size (Å), ready to be solved, over 2θ."""
     curve = nano_curves(crystal, size, smooth=smooth)[0].double().numpy()
-    q = np.linspace(0, Q_MAX, POINTS)
-    kept = (q >= SHOWN[0]) & (q <= SHOWN[1])
+    grid = nano_grid()
+    q, kept = grid.double().numpy(), shown(grid).numpy()
     angle = 2 * np.degrees(np.arcsin(q[kept] * BEAM.main / (4 * np.pi)))
-    shown = curve[kept] / curve[kept].max()
-    return Pattern(angle, shown, BEAM, size=size, prepared=True)
+    seen = curve[kept] / curve[kept].max()
+    return Pattern(angle, seen, BEAM, size=size, prepared=True)
 
 
 def published_r_squared(truth: "Structure", answer: "Structure") -> float:

@@ -18,6 +18,7 @@ HELP = {
     "flow": "structures from patterns, by flow matching",
     "diffusion": "the same by diffusion",
     "cell": "cells from patterns, for indexing",
+    "latent": "a space of crystals and their patterns, to be searched (nanocrystals)",
     "pretrain": "patterns and crystals in one space, to begin from and to search",
 }
 ENCODER = "of patterns (default: cnn, or that of the run or of --start)"

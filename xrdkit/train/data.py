@@ -1,12 +1,15 @@
 """Blocks of crystals with equally many atoms, and their patterns, simulated on the fly."""
 
 import hashlib
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xrdkit.models.checkpoint import LATENTS
 from xrdkit.models.lattice import cell_of
+from xrdkit.nanocrystal import nano_curves, nano_grid, normalised, shown
 from xrdkit.packed import UNIMODULAR, Packed
 from xrdkit.q_profile import POINTS, profiles
 from xrdkit.train.plan import Plan
@@ -17,6 +20,7 @@ class Patterns:
     """Simulated profiles of all crystals; every epoch one of ``turns`` parts is new.
 
     What an epoch sees depends on it and the seed alone, so that a run goes on exactly.
+    For the method "latent" they are patterns of nanocrystals, in which nothing is random.
     """
 
     def __init__(self, data: Packed, plan: Plan) -> None:
@@ -25,10 +29,15 @@ class Patterns:
         self.parts = torch.randperm(len(data), generator=generator).chunk(plan.turns)
         self.made: list[int | None] = [None] * len(self.parts)  # in which epoch
         device = data.crystals.lattice.device
-        self.profiles = torch.zeros(len(data), 2, POINTS, device=device).half()
+        self.nano = nano_patterns(data).half() if plan.method == LATENTS else None
+        rows = 1 if self.nano is not None else len(data)
+        empty = torch.zeros(rows, 2, POINTS, device=device).half()
+        self.profiles = empty.expand(len(data), -1, -1)
 
     def renew(self, epoch: int) -> None:
         """Simulate what this epoch sees, as far as it is not there yet."""
+        if self.nano is not None:
+            return
         for part, index in enumerate(self.parts):
             turn = epoch - (epoch - part) % self.plan.turns
             if self.made[part] != turn:
@@ -42,6 +51,19 @@ class Patterns:
             crystals = self.data.crystals.select(some)
             made = profiles(crystals, generator, clean=self.plan.clean)
             self.profiles[some] = made.half()
+
+    def batch(self, index: Int[Tensor, " chosen"]) -> Batch:
+        """Crystals of equally many atoms with their patterns."""
+        made = batch_of(self.data, index, self.profiles)
+        return made if self.nano is None else replace(made, nano=self.nano[index].float())
+
+
+def nano_patterns(data: Packed) -> Float[Tensor, "crystals 512"]:
+    """PXRDnet's patterns of all crystals, so large that their size does not show."""
+    index = torch.arange(len(data), device=data.crystals.lattice.device)
+    seen = shown(nano_grid(index.device))
+    parts = [nano_curves(data.crystals.select(some), None) for some in index.split(1024)]
+    return normalised(torch.cat(parts), seen)
 
 
 def batch_of(

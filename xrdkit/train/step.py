@@ -108,7 +108,7 @@ def _losses(
     seed = (plan.seed * 1_000_003 + run.step) * 4096 + number
     generator = torch.Generator().manual_seed(seed)
     chosen = block.to(data.crystals.lattice.device)
-    batch = batch_of(data, chosen, seen.profiles)
+    batch = seen.batch(chosen)
     settings = settings_for(data, chosen, plan.settings, generator)
     return METHODS[plan.method].loss(run.model, batch, generator, settings=settings)
 
