@@ -82,7 +82,9 @@ def add_shared(
     sub.add_argument(
         "--sources", nargs="+", choices=SOURCES, help="default: all, as solve uses them"
     )
-    sub.add_argument("--weights", help="of a flow, which is asked too")
+    sub.add_argument(
+        "--weights", nargs="+", help="of a flow or a latent space, which is asked too"
+    )
     sub.add_argument("--candidates", type=positive, default=candidates)
     sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
     sub.add_argument(

@@ -5,8 +5,11 @@ residual, less what noise leaves, of the best fit so far (1 where there is none)
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
-from xrdkit.generators import flow, hydrogen, ordered, templates
+from xrdkit.generators import flow, hydrogen, latent_search, ordered, templates
+from xrdkit.models.checkpoint import kind_of
+from xrdkit.models.weights import Weights, located
 from xrdkit.types import Problem, Source
 
 SOURCES: dict[str, Source] = {
@@ -14,12 +17,33 @@ SOURCES: dict[str, Source] = {
     "ordered": ordered.propose,
     "hydrogen": hydrogen.propose,
     "flow": flow.propose,
+    "latent_search": latent_search.propose,
 }
 NEEDED: dict[str, Callable[[Problem, float], bool]] = {
     "templates": lambda problem, left: True,
     "ordered": ordered.needed,
     "hydrogen": lambda problem, left: left > hydrogen.UNEXPLAINED,
     "flow": flow.needed,
+    "latent_search": latent_search.needed,
 }
-# what solve asks without being told: a flow draws where its weights are there
-DEFAULT = tuple(name for name in SOURCES if name != "flow" or flow.WEIGHTS.is_file())
+LEARNED = {"flow": flow, "latent_search": latent_search}  # sources that need weights
+KINDS = {"flow": "flow", "latent": "latent_search"}  # what weights say they are, and whose
+# what solve asks without being told: what is learned where its weights are there
+DEFAULT = tuple(n for n in SOURCES if n not in LEARNED or LEARNED[n].WEIGHTS.is_file())
+
+
+def source_of(weights: str | Path) -> str:
+    """The source that weights, by name, file or address, are of."""
+    kind = kind_of(located(weights))
+    if kind not in KINDS:
+        raise ValueError(
+            f"weights {weights} hold {kind or 'nothing of xrdkit'}, by which no source "
+            f"draws structures; give those of {' or '.join(KINDS)}"
+        )
+    return KINDS[kind]
+
+
+def weights_of(given: Weights | None) -> dict[str, Path]:
+    """The file of each source that weights are given of."""
+    every = [given] if isinstance(given, str | Path) else given or ()
+    return {source_of(one): located(one) for one in every}

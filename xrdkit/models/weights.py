@@ -3,6 +3,7 @@
 import hashlib
 import os
 import urllib.request
+from collections.abc import Sequence
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from xrdkit.files import write_whole
 from xrdkit.models.checkpoint import Network, load_network
 
+Weights = str | Path | Sequence[str | Path]  # names, files or addresses, one or several
 SHIPPED = Path(__file__).parents[1] / "weights"
 ENDING, MARK = ".safetensors", "#sha256="
 LARGEST = 2**30  # bytes of a file that is fetched

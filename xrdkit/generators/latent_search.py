@@ -1,0 +1,263 @@
+"""Structures from a latent space that is searched for the pattern: PXRDnet's way.
+
+Guo et al. (2024): many points z of the space (``xrdkit.models.latent``) go down, all at
+once, to where the measured pattern and the known contents are said. The cells that z says,
+with the known atoms put in by annealed Langevin dynamics, are simulated; the ten that come
+nearest are put up, as they are and with the symmetry that they nearly have. Without
+``periods`` nothing goes down: that is the paper's baseline, CDVAE-search.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from xrdkit.generators.flow import Task, candidates, tasks_of
+from xrdkit.generators.templates import numbered
+from xrdkit.library import expected_volume
+from xrdkit.models import latent
+from xrdkit.models.generate import check_atoms, flat
+from xrdkit.models.latent import LATENT, MOST_ATOMS, LatentNet
+from xrdkit.models.latent_descent import PERIODS, Target, descend
+from xrdkit.models.speed import autocast
+from xrdkit.models.weights import load_model
+from xrdkit.nanocrystal import BEAM, FWHM, Q_MAX, SMOOTH, nano_curves, nano_grid, shown
+from xrdkit.pattern import inside_ranges
+from xrdkit.peaks import typical_fwhm
+from xrdkit.phases import without_phases
+from xrdkit.problem import SIZES, SWOLLEN, whole
+from xrdkit.q_profile import NotLearned
+from xrdkit.scattering import lorentz_polarisation
+from xrdkit.types import Candidate, Crystals, Pattern, Problem, Progress, Radiation
+
+WEIGHTS = Path(__file__).parents[1] / "weights" / "latent.safetensors"
+ABSENT = (
+    "no weights of a latent space come with this xrdkit: train them with xrdkit train "
+    "latent and give the file, or leave the source latent_search out"
+)
+UNEXPLAINED = 0.1  # residual above which the space is searched
+STARTS, KEPT = 100, 10  # points that are tried, structures that are put up
+LEAST_RANGE = 2.0  # 1/Å that must be observed
+FINE = 16  # points of the smoothing to one of the grid
+PAIRS = 12_800  # pairs of atoms that are sampled at once
+STAGE = "latent_search"
+
+
+def needed(problem: Problem, left: float) -> bool:
+    """Whether what other sources found leaves something."""
+    return left > UNEXPLAINED
+
+
+def propose(
+    problem: Problem,
+    *,
+    count: int,
+    generator: torch.Generator,
+    device: torch.device,
+    weights: str | Path | None = None,
+    periods: Sequence[int] = PERIODS,
+) -> Iterator[Progress]:
+    """Structures from where the pattern is said, by the weights that ship or by others.
+
+    Without a size crystals are taken for large. Cells that are given or proposed are kept,
+    others decoded. Where contents are not known, cells of every number of formula units up
+    to 20 atoms are tried. A formula with fractions gets none. What cannot be, or was not
+    learned, is said in the progress, and gives none.
+    """
+    if not whole(problem.formula):
+        return []
+    model = network(weights, device)
+    try:
+        target = target_of(problem, device)
+        tasks = usable(model, problem, tasks_of(problem), target.size)
+    except NotLearned as error:
+        yield Progress(STAGE, 0, 1, None, str(error))
+        return []
+    drawn = yield from searched(model, problem, tasks, target, generator, periods)
+    found: list[Candidate] = []
+    kept = 0
+    for crystal in drawn:
+        forms = [replace(one, origin=STAGE) for one in candidates(crystal, problem)]
+        kept += bool(forms)
+        for one in forms:
+            found.append(one)
+            yield Progress(STAGE, kept, KEPT, one, f"{len(found)} candidates")
+        if kept == KEPT:
+            break
+    return found[:count]
+
+
+def network(weights: str | Path | None, device: torch.device) -> LatentNet:
+    """The network of a name, file or address, or the one that ships."""
+    if weights is None and not WEIGHTS.is_file():
+        raise FileNotFoundError(ABSENT)
+    return load_model(weights or WEIGHTS, "latent", device)
+
+
+def target_of(problem: Problem, device: torch.device) -> Target:
+    """The pattern on PXRDnet's axis, as smooth as its patterns, and the composition.
+
+    Intensities are made those of Cu Kα1, unpolarised, by the Lorentz-polarisation factor.
+    """
+    pattern = without_phases(problem.pattern, problem.phases)
+    q = nano_grid().double().numpy()
+    radians = q * pattern.radiation.main / (4 * math.pi)
+    angle = 2 * np.degrees(np.arcsin(radians.clip(max=1)))
+    seen = inside_ranges(pattern, angle) & shown(nano_grid()).numpy() & (radians < 1)
+    if seen.sum() * q[1] < LEAST_RANGE:
+        raise NotLearned(
+            f"{pattern.name or 'the pattern'} covers {seen.sum() * q[1]:.2f} 1/Å of the Q "
+            f"that is searched for; it needs {LEAST_RANGE:g} 1/Å: measure a wider range"
+        )
+    curve = np.where(seen, _smoothed(pattern, q).clip(min=0), 0)
+    curve[seen] *= _factor(BEAM, q[seen]) / _factor(pattern.radiation, q[seen])
+    numbers = [z for z, n in numbered(problem.formula).items() for _ in range(n)]
+    return Target(
+        torch.from_numpy(curve / max(curve.max(), 1e-30)).float().to(device),
+        torch.from_numpy(seen).to(device),
+        pattern.size or SIZES[1],
+        latent.fractions(torch.tensor([numbers]))[0].to(device),
+    )
+
+
+def _smoothed(
+    pattern: Pattern, q: Float[np.ndarray, " points"]
+) -> Float[np.ndarray, " points"]:
+    """A prepared pattern at Q (1/Å), its lines as wide as PXRDnet's Gaussian makes them.
+
+    Those that are half as wide already stay as they are.
+    """
+    fine = np.linspace(0, Q_MAX, FINE * (len(q) - 1) + 1)
+    curve = np.interp(fine, pattern.q, pattern.intensity, 0, 0)
+    wide = math.radians(typical_fwhm(pattern)[0]) * 2 * math.pi / pattern.radiation.main
+    own = wide / FWHM
+    if own < SMOOTH / 2:
+        curve = gaussian_filter1d(curve, math.sqrt(SMOOTH**2 - own**2) / fine[1])
+    return curve[::FINE]
+
+
+def _factor(
+    beam: Radiation, q: Float[np.ndarray, " points"]
+) -> Float[np.ndarray, " points"]:
+    """Lorentz-polarisation factor of a beam at Q (1/Å)."""
+    sine = torch.from_numpy(q * beam.main / (4 * math.pi)).clamp(max=0.999)
+    angle = torch.rad2deg(2 * sine.asin())
+    return lorentz_polarisation(angle, beam.polarisation).numpy()
+
+
+def usable(
+    model: LatentNet, problem: Problem, tasks: list[Task], size: float
+) -> list[Task]:
+    """Cells whose atoms were learned, and of which a crystal of ``size`` Å holds one."""
+    counts = numbered(problem.formula)
+    atoms = [z for z, n in counts.items() for _ in range(n)]
+    kept, error = [], NotLearned("no cell that is given has room for the formula")
+    for task in tasks:
+        many = task.units * len(atoms)
+        edge = (many * expected_volume(problem.library, counts)) ** (1 / 3)
+        try:
+            check_atoms(model, atoms * task.units)
+            if many > MOST_ATOMS:
+                raise NotLearned(
+                    f"{many} atoms in the cell; a latent space knows up to {MOST_ATOMS}: "
+                    "give the contents of the primitive cell, or ask other sources"
+                )
+            if edge > size:
+                raise NotLearned(
+                    f"a crystal of {size:g} Å does not hold a cell of about {edge:.1f} Å; "
+                    "check the size"
+                )
+            kept.append(task)
+        except NotLearned as why:
+            error = why
+    if not kept:
+        raise error
+    return kept
+
+
+def searched(
+    model: LatentNet,
+    problem: Problem,
+    tasks: list[Task],
+    target: Target,
+    generator: torch.Generator,
+    periods: Sequence[int],
+) -> Iterator[Progress]:
+    """Yield every step; return the crystals that are found, the nearest first."""
+    counts = numbered(problem.formula)
+    atoms = torch.tensor([z for z, n in sorted(counts.items()) for _ in range(n)])
+    every = sum(task.weight for task in tasks)
+    many = [max(1, round(STARTS * task.weight / every)) for task in tasks]
+    sizes = torch.tensor([task.units * len(atoms) for task in tasks])
+    sizes = sizes.repeat_interleave(torch.tensor(many)).to(target.curve.device)
+    z = torch.randn(len(sizes), LATENT, generator=generator).to(sizes.device)
+    z = yield from descended(model, z, target, sizes, periods)
+    found: list[tuple[float, Crystals]] = []
+    for task, part in zip(tasks, z.split(many), strict=True):
+        numbers = atoms.repeat_interleave(task.units).to(z.device)
+        for some in part.split(max(1, PAIRS // len(numbers) ** 2)):
+            rows = numbers.expand(len(some), -1)
+            drawn = yield from placed(model, rows, some, task, generator)
+            found += judged(drawn, problem, target)
+            yield Progress(STAGE, len(found), len(z), None, f"{len(found)} simulated")
+    return [crystal for _, crystal in sorted(found, key=lambda pair: pair[0])]
+
+
+def descended(
+    model: LatentNet,
+    z: Float[Tensor, "starts 256"],
+    target: Target,
+    sizes: Int[Tensor, " starts"],
+    periods: Sequence[int],
+) -> Iterator[Progress]:
+    """Yield every step of the descent of cells of these numbers of atoms; return z."""
+    started, total = time.monotonic(), sum(periods)
+    steps, done = descend(model, z, target, sizes, periods), 0
+    while True:
+        try:
+            value = next(steps)
+        except StopIteration as finished:
+            return finished.value
+        done, spent = done + 1, time.monotonic() - started
+        note = f"{len(z)} starts, the best at {value.min():.3f}"
+        yield Progress(STAGE, done, total, None, note, spent)
+
+
+def placed(
+    model: LatentNet,
+    numbers: Int[Tensor, "starts atoms"],
+    z: Float[Tensor, "starts 256"],
+    task: Task,
+    generator: torch.Generator,
+) -> Iterator[Progress]:
+    """Yield every level of the noise; return crystals of these atoms."""
+    started, device = time.monotonic(), z.device
+    cell = None if task.cell is None else z.new_tensor([task.cell]).expand(len(z), -1)
+    path = latent.sample(model, numbers, z, generator, cell=cell)
+    last, note = next(path), f"atoms of {len(z)} crystals"
+    while last.time < 1:
+        with torch.no_grad(), autocast(str(device)):
+            last = next(path)
+        spent = time.monotonic() - started
+        yield Progress(STAGE, round(100 * last.time), 100, None, note, spent)
+    return flat(numbers, last.frac, last.cell)
+
+
+def judged(
+    drawn: Crystals, problem: Problem, target: Target
+) -> list[tuple[float, Crystals]]:
+    """Crystals of a likely volume, each with how far its pattern is from the target."""
+    each = expected_volume(problem.library, numbered(problem.formula))
+    volume = (drawn.volume / (drawn.counts * each)).log()
+    index = torch.nonzero(volume.abs() < math.log(SWOLLEN)).flatten()
+    if not len(index):
+        return []
+    apart = target.apart(nano_curves(drawn.select(index), target.size)).tolist()
+    return list(zip(apart, map(drawn.select, index[:, None]), strict=True))
