@@ -13,10 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from xrdkit.generators.flow import Task, candidates, tasks_of
@@ -28,14 +26,11 @@ from xrdkit.models.latent import LATENT, MOST_ATOMS, LatentNet
 from xrdkit.models.latent_descent import PERIODS, Target, descend
 from xrdkit.models.speed import autocast
 from xrdkit.models.weights import load_model
-from xrdkit.nanocrystal import BEAM, FWHM, Q_MAX, SMOOTH, nano_curves, nano_grid, shown
-from xrdkit.pattern import inside_ranges
-from xrdkit.peaks import typical_fwhm
+from xrdkit.nanocrystal import POINTS, Q_MAX, nano_curve_of, nano_curves
 from xrdkit.phases import without_phases
 from xrdkit.problem import SIZES, SWOLLEN, whole
 from xrdkit.q_profile import NotLearned
-from xrdkit.scattering import lorentz_polarisation
-from xrdkit.types import Candidate, Crystals, Pattern, Problem, Progress, Radiation
+from xrdkit.types import Candidate, Crystals, Problem, Progress
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "latent.safetensors"
 ABSENT = (
@@ -45,7 +40,6 @@ ABSENT = (
 UNEXPLAINED = 0.1  # residual above which the space is searched
 STARTS, KEPT = 100, 10  # points that are tried, structures that are put up
 LEAST_RANGE = 2.0  # 1/Å that must be observed
-FINE = 16  # points of the smoothing to one of the grid
 PAIRS = 12_800  # pairs of atoms that are sampled at once
 STAGE = "latent_search"
 
@@ -102,54 +96,18 @@ def network(weights: str | Path | None, device: torch.device) -> LatentNet:
 
 
 def target_of(problem: Problem, device: torch.device) -> Target:
-    """The pattern on PXRDnet's axis, as smooth as its patterns, and the composition.
-
-    Intensities are made those of Cu Kα1, unpolarised, by the Lorentz-polarisation factor.
-    """
+    """The pattern on PXRDnet's axis, and the composition."""
     pattern = without_phases(problem.pattern, problem.phases)
-    q = nano_grid().double().numpy()
-    radians = q * pattern.radiation.main / (4 * math.pi)
-    angle = 2 * np.degrees(np.arcsin(radians.clip(max=1)))
-    seen = inside_ranges(pattern, angle) & shown(nano_grid()).numpy() & (radians < 1)
-    if seen.sum() * q[1] < LEAST_RANGE:
+    curve, seen = nano_curve_of(pattern)
+    if (wide := seen.sum() * Q_MAX / POINTS) < LEAST_RANGE:
         raise NotLearned(
-            f"{pattern.name or 'the pattern'} covers {seen.sum() * q[1]:.2f} 1/Å of the Q "
-            f"that is searched for; it needs {LEAST_RANGE:g} 1/Å: measure a wider range"
+            f"{pattern.name or 'the pattern'} covers {wide:.2f} 1/Å of the Q that is "
+            f"searched for; it needs {LEAST_RANGE:g} 1/Å: measure a wider range"
         )
-    curve = np.where(seen, _smoothed(pattern, q).clip(min=0), 0)
-    curve[seen] *= _factor(BEAM, q[seen]) / _factor(pattern.radiation, q[seen])
     numbers = [z for z, n in numbered(problem.formula).items() for _ in range(n)]
-    return Target(
-        torch.from_numpy(curve / max(curve.max(), 1e-30)).float().to(device),
-        torch.from_numpy(seen).to(device),
-        pattern.size or SIZES[1],
-        latent.fractions(torch.tensor([numbers]))[0].to(device),
-    )
-
-
-def _smoothed(
-    pattern: Pattern, q: Float[np.ndarray, " points"]
-) -> Float[np.ndarray, " points"]:
-    """A prepared pattern at Q (1/Å), its lines as wide as PXRDnet's Gaussian makes them.
-
-    Those that are half as wide already stay as they are.
-    """
-    fine = np.linspace(0, Q_MAX, FINE * (len(q) - 1) + 1)
-    curve = np.interp(fine, pattern.q, pattern.intensity, 0, 0)
-    wide = math.radians(typical_fwhm(pattern)[0]) * 2 * math.pi / pattern.radiation.main
-    own = wide / FWHM
-    if own < SMOOTH / 2:
-        curve = gaussian_filter1d(curve, math.sqrt(SMOOTH**2 - own**2) / fine[1])
-    return curve[::FINE]
-
-
-def _factor(
-    beam: Radiation, q: Float[np.ndarray, " points"]
-) -> Float[np.ndarray, " points"]:
-    """Lorentz-polarisation factor of a beam at Q (1/Å)."""
-    sine = torch.from_numpy(q * beam.main / (4 * math.pi)).clamp(max=0.999)
-    angle = torch.rad2deg(2 * sine.asin())
-    return lorentz_polarisation(angle, beam.polarisation).numpy()
+    composition = latent.fractions(torch.tensor([numbers]))[0]
+    size = pattern.size or SIZES[1]
+    return Target(curve.to(device), seen.to(device), size, composition.to(device))
 
 
 def usable(
