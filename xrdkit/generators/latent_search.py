@@ -68,13 +68,7 @@ def propose(
     if not whole(problem.formula):
         return []
     model = network(weights, device)
-    try:
-        target = target_of(problem, device)
-        tasks = usable(model, problem, tasks_of(problem), target.size)
-    except NotLearned as error:
-        yield Progress(STAGE, 0, 1, None, str(error))
-        return []
-    drawn = yield from searched(model, problem, tasks, target, generator, periods)
+    drawn = yield from nearest(model, problem, generator, periods)
     found: list[Candidate] = []
     kept = 0
     for crystal in drawn:
@@ -93,6 +87,22 @@ def network(weights: str | Path | None, device: torch.device) -> LatentNet:
     if weights is None and not WEIGHTS.is_file():
         raise FileNotFoundError(ABSENT)
     return load_model(weights or WEIGHTS, "latent", device)
+
+
+def nearest(
+    model: LatentNet,
+    problem: Problem,
+    generator: torch.Generator,
+    periods: Sequence[int] = PERIODS,
+) -> Iterator[Progress]:
+    """Yield every step; return all crystals that are found, the nearest pattern first."""
+    try:
+        target = target_of(problem, next(model.parameters()).device)
+        tasks = usable(model, problem, tasks_of(problem), target.size)
+    except NotLearned as error:
+        yield Progress(STAGE, 0, 1, None, str(error))
+        return []
+    return (yield from searched(model, problem, tasks, target, generator, periods))
 
 
 def target_of(problem: Problem, device: torch.device) -> Target:
@@ -148,7 +158,7 @@ def searched(
     generator: torch.Generator,
     periods: Sequence[int],
 ) -> Iterator[Progress]:
-    """Yield every step; return the crystals that are found, the nearest first."""
+    """Yield every step of starts in these cells; return what is found, nearest first."""
     counts = numbered(problem.formula)
     atoms = torch.tensor([z for z, n in sorted(counts.items()) for _ in range(n)])
     every = sum(task.weight for task in tasks)
