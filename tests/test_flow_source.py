@@ -136,7 +136,7 @@ def test_flow_asked_by_name_without_weights_is_refused_at_once(pattern):
 
 def test_weights_that_nothing_uses_or_that_are_not_there_are_refused_at_once(pattern):
     with pytest.raises(ValueError, match="flow, which they are of, is not among"):
-        solve(pattern, "TiO2", sources="templates", weights="flow", progress=False)
+        solve(pattern, "TiO2", sources="templates", weights="flow_mp20", progress=False)
     with pytest.raises(FileNotFoundError, match="there are no weights nowhere"):
         solve(pattern, "TiO2", weights="nowhere", progress=False)
 
