@@ -288,7 +288,8 @@ def target(model, z, size=60.0):
 
 
 def descended(model, z, aim, periods):
-    steps = descend(model, z, aim, torch.full((len(z),), 6), periods)
+    atoms, still = torch.full((len(z),), 6), torch.zeros_like(z)
+    steps = descend(model, z, aim, atoms, still, torch.Generator(), periods)
     values = []
     while True:
         try:

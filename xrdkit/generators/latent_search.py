@@ -163,15 +163,17 @@ def searched(
     atoms = torch.tensor([z for z, n in sorted(counts.items()) for _ in range(n)])
     every = sum(task.weight for task in tasks)
     many = [max(1, round(STARTS * task.weight / every)) for task in tasks]
-    sizes = torch.tensor([task.units * len(atoms) for task in tasks])
-    sizes = sizes.repeat_interleave(torch.tensor(many)).to(target.curve.device)
-    z = torch.randn(len(sizes), LATENT, generator=generator).to(sizes.device)
-    z = yield from descended(model, z, target, sizes, periods)
+    device = target.curve.device
+    contents = [
+        atoms.repeat_interleave(task.units).expand(n, -1).to(device)
+        for task, n in zip(tasks, many, strict=True)
+    ]
+    z = torch.randn(sum(many), LATENT, generator=generator).to(device)
+    z = yield from descended(model, z, contents, target, generator, periods)
     found: list[tuple[float, Crystals]] = []
-    for task, part in zip(tasks, z.split(many), strict=True):
-        numbers = atoms.repeat_interleave(task.units).to(z.device)
-        for some in part.split(max(1, PAIRS // len(numbers) ** 2)):
-            rows = numbers.expand(len(some), -1)
+    for task, numbers, part in zip(tasks, contents, z.split(many), strict=True):
+        for some in part.split(max(1, PAIRS // numbers.shape[1] ** 2)):
+            rows = numbers[: len(some)]
             drawn = yield from placed(model, rows, some, task, generator)
             found += judged(drawn, problem, target)
             yield Progress(STAGE, len(found), len(z), None, f"{len(found)} simulated")
@@ -181,13 +183,18 @@ def searched(
 def descended(
     model: LatentNet,
     z: Float[Tensor, "starts 256"],
+    contents: Sequence[Int[Tensor, "_ _"]],
     target: Target,
-    sizes: Int[Tensor, " starts"],
+    generator: torch.Generator,
     periods: Sequence[int],
 ) -> Iterator[Progress]:
-    """Yield every step of the descent of cells of these numbers of atoms; return z."""
+    """Yield every step of the descent of starts with these atoms (rows); return z."""
     started, total = time.monotonic(), sum(periods)
-    steps, done = descend(model, z, target, sizes, periods), 0
+    parts = zip(contents, z.split([len(rows) for rows in contents]), strict=True)
+    with torch.no_grad():
+        spread = torch.cat([model.spread(*part, generator) for part in parts])
+    sizes = torch.cat([rows.new_full((len(rows),), rows.shape[1]) for rows in contents])
+    steps, done = descend(model, z, target, sizes, spread, generator, periods), 0
     while True:
         try:
             value = next(steps)

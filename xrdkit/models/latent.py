@@ -124,6 +124,21 @@ class LatentNet(nn.Module):
         mean, log_variance = self.where(pooled).float().chunk(2, -1)
         return Latent(mean, log_variance.clamp(NARROW, WIDE))
 
+    def spread(
+        self,
+        numbers: Int[Tensor, "starts atoms"],
+        z: Float[Tensor, "starts 256"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, "starts 256"]:
+        """Standard deviation of z of crystals of these atoms.
+
+        It hardly depends on where the atoms are: they are put at random into the cells that
+        z says.
+        """
+        frac = torch.rand(*numbers.shape, 3, generator=generator).to(z)
+        cell = decoded(self.cell(z).float(), numbers.shape[1])
+        return (self.encode(numbers, frac, cell).log_variance / 2).exp()
+
     def pattern(
         self, z: Float[Tensor, "starts 256"], size: Float[Tensor, " #starts"]
     ) -> Float[Tensor, "starts 512"]:

@@ -2,7 +2,9 @@
 
 PXRDnet's equation 4, of many starts at once: the L1 of the pattern, -log p(z) of the normal
 prior, and cross entropies of number of atoms and composition; Adam, whose rate falls as a
-cosine, with warm restarts (Loshchilov and Hutter, "SGDR", ICLR 2017).
+cosine, with warm restarts (Loshchilov and Hutter, "SGDR", ICLR 2017). Ours adds noise as
+wide as the encoder's: without, z comes to say the pattern in ways that no crystal has, and
+the cell that is decoded is off by ten times as much.
 """
 
 import math
@@ -63,11 +65,14 @@ def descend(
     z: Float[Tensor, "starts 256"],
     target: Target,
     atoms: Int[Tensor, " starts"],
+    spread: Float[Tensor, "starts 256"],
+    generator: torch.Generator,
     periods: Sequence[int] = PERIODS,
 ) -> Iterator[Float[Tensor, " starts"]]:
     """Yield the objective of all starts at every step; return the points that are reached.
 
-    It ends after a period in which the mean has gained little.
+    Each step is taken from z with normal noise of this ``spread``. It ends after a period
+    in which the mean has gained little.
     """
     z, before = z.clone().requires_grad_(), math.inf
     adam = torch.optim.Adam([z], RATES[0])
@@ -76,7 +81,8 @@ def descend(
         for step in range(period):
             wave = (1 + math.cos(math.pi * step / period)) / 2
             adam.param_groups[0]["lr"] = low + (high - low) * wave
-            value = objective(model, z, target, atoms)
+            noise = torch.randn(z.shape, generator=generator).to(z.device)
+            value = objective(model, z + spread * noise, target, atoms)
             (z.grad,) = torch.autograd.grad(value.sum(), z)
             adam.step()
             yield value.detach()
