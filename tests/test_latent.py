@@ -517,7 +517,7 @@ def test_a_run_logs_its_parts_and_what_held_out_crystals_say(data, tmp_path):
 def test_a_space_that_knows_few_crystals_solves_their_patterns(data, tmp_path, monkeypatch):
     many = taken(data, torch.arange(len(data)).repeat(16))
     size = Size(atom=64, edge=32, layers=2, waves=8, pattern=64, heads=2, attention=16)
-    plan = Plan("latent", epochs=120, rate=4e-3, warm_up=20, average=0.98, decay=0.5)
+    plan = Plan("latent", epochs=300, rate=4e-3, warm_up=20, average=0.98, decay=0.5)
     for _ in train(many, tmp_path, plan=plan, size=size):
         pass
     weights = tmp_path / WEIGHTS
