@@ -57,7 +57,10 @@ def add_method(sub: argparse.ArgumentParser, method: str) -> None:
         help="of a step, at least",
     )
     sub.add_argument("--rate", type=part, default=1e-3, help="of learning, at most")
-    sub.add_argument("--encoder", choices=("cnn", "patches", "peaks"), help=ENCODER)
+    if method == "latent":  # it encodes crystals
+        sub.set_defaults(encoder=None)
+    else:
+        sub.add_argument("--encoder", choices=("cnn", "patches", "peaks"), help=ENCODER)
     sub.add_argument("--start", metavar="FILE", help="weights to begin from")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--device", default="cpu", help="cpu, cuda …")

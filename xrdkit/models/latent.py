@@ -27,13 +27,12 @@ from xrdkit.models.diffusion import in_setting, noisy
 from xrdkit.models.encoder import Seen
 from xrdkit.models.flow import State
 from xrdkit.models.lattice import decoded, encoded
-from xrdkit.nanocrystal import POINTS, broadened, nano_grid, normalised, shown
+from xrdkit.models.regressor import LATENT, Regressor
+from xrdkit.nanocrystal import broadened, nano_grid, normalised, shown
 from xrdkit.types import Batch
 
-LATENT = 256  # width of z
 MOST_ATOMS = 20  # classes of the number of atoms
 TOKENS = 2  # as which the score network sees z
-FOLD, CHANNELS, DENSE = 16, 16, 4  # points, channels and layers of the dense block
 SIZE = Size(atom=144, edge=72, layers=3, waves=16, pattern=128, attention=64)
 COORDINATES, CELL, COUNT, COMPOSITION, DIVERGENCE = 10.0, 10.0, 1.0, 1.0, 0.01  # CDVAE's
 PATTERN = 100.0  # of the mean over points
@@ -60,37 +59,6 @@ class Latent(NamedTuple):
 
     mean: Float[Tensor, "crystals 256"]
     log_variance: Float[Tensor, "crystals 256"]
-
-
-class Regressor(nn.Module):
-    """z -> the pattern of a large crystal on ``nano_grid``, by a DenseNet in one dimension.
-
-    Linear layers make 512 points, which the dense block sharpens (Figure 8 of the paper),
-    here of convolutions over three neighbours of ``FOLD`` points each, which is faster.
-    """
-
-    def __init__(self, hidden: int = 384) -> None:
-        super().__init__()
-        self.points = nn.Sequential(
-            nn.Linear(LATENT, hidden),
-            nn.LayerNorm(hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, POINTS),
-        )
-        self.first = nn.Conv1d(FOLD, CHANNELS, 3, padding=1)
-        self.dense = nn.ModuleList(
-            nn.Conv1d(CHANNELS * (i + 1), CHANNELS, 3, padding=1) for i in range(DENSE)
-        )
-        self.last = nn.Conv1d(CHANNELS * (DENSE + 1), FOLD, 3, padding=1)
-        nn.init.constant_(self.last.bias, -2.0)  # most of a pattern is near zero
-
-    def forward(self, z: Float[Tensor, "starts 256"]) -> Float[Tensor, "starts 512"]:
-        """Intensities between 0 and 1."""
-        signal = self.points(z)
-        found = self.first(signal.unflatten(1, (-1, FOLD)).mT)
-        for layer in self.dense:
-            found = torch.cat([found, functional.silu(layer(found))], 1)
-        return (signal + self.last(found).mT.flatten(1)).float().sigmoid()
 
 
 class LatentNet(nn.Module):
@@ -193,27 +161,20 @@ def loss(
     The parts are those of CDVAE with its weights, and the L1 of the pattern at some size.
     The first of ``settings`` (unimodular matrices that keep the metric) is taken.
     """
-    device, (crystals, atoms) = batch.frac.device, batch.numbers.shape
+    crystals, atoms = batch.numbers.shape
     if batch.nano is None or atoms > MOST_ATOMS:
         raise ValueError(
             f"crystals of {atoms} atoms {'with' if batch.nano is not None else 'without'} "
             f"patterns of nanocrystals; give them, of up to {MOST_ATOMS} atoms"
         )
-    draw = torch.randn(crystals, LATENT, generator=generator).to(device)
-    noise = torch.randn(crystals, atoms, 3, generator=generator).to(device)
-    off = torch.randn(crystals, 6, generator=generator).to(device)
-    time, far = torch.rand(2, crystals, 1, generator=generator).to(device)
-    size = random_sizes(crystals, generator).to(device)
     frac, cell = in_setting(batch, settings)
-    found = model.encode(batch.numbers, frac, cell)
-    z = found.mean + (found.log_variance / 2).exp() * draw
-    clean = encoded(cell, atoms)
-    x, target = noisy(frac, time, noise)
-    times = torch.cat([time, torch.ones_like(time)], 1)
-    out = model(batch.numbers, x, clean + OFF * far * off, times, model.seen(z))
-    class_ = torch.full((crystals,), atoms - 1, device=device)
+    found, clean = model.encode(batch.numbers, frac, cell), encoded(cell, atoms)
+    noise = torch.randn(crystals, LATENT, generator=generator).to(clean)
+    z = found.mean + (found.log_variance / 2).exp() * noise
+    size = random_sizes(crystals, generator).to(clean)
+    class_ = torch.full_like(batch.numbers[:, 0], atoms - 1)
     parts = (
-        functional.mse_loss(out.atoms, target),
+        coordinate_error(model, batch.numbers, frac, clean, z, generator),
         functional.mse_loss(model.cell(z).float(), clean),
         functional.cross_entropy(model.count(z).float(), class_),
         functional.cross_entropy(model.composition(z).float(), fractions(batch.numbers)),
@@ -223,6 +184,24 @@ def loss(
     weights = COORDINATES, CELL, COUNT, COMPOSITION, PATTERN, DIVERGENCE
     total = sum(w * part for w, part in zip(weights, parts, strict=True))
     return Loss(total, *parts)
+
+
+def coordinate_error(
+    model: LatentNet,
+    numbers: Int[Tensor, "crystals atoms"],
+    frac: Float[Tensor, "crystals atoms 3"],
+    y: Float[Tensor, "crystals 6"],
+    z: Float[Tensor, "crystals 256"],
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    """Mean square error of the score in units of its size, in cells y a little off."""
+    noise = torch.randn(frac.shape, generator=generator).to(frac)
+    off = torch.randn(y.shape, generator=generator).to(y)
+    time, far = torch.rand(2, len(y), 1, generator=generator).to(y)
+    x, target = noisy(frac, time, noise)
+    times = torch.cat([time, torch.ones_like(time)], 1)
+    out = model(numbers, x, y + OFF * far * off, times, model.seen(z))
+    return functional.mse_loss(out.atoms, target)
 
 
 def pattern_error(
