@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -391,7 +390,7 @@ def test_with_weights_a_flow_is_asked_too_and_without_them_settings_stay():
         "candidates": 5,
         "seed": 1,
     }
-    asked = asked_of(("templates", "flow"), Path("my.safetensors"), 5, 1)
+    asked = asked_of(("templates", "flow"), "flow_mp20", 5, 1)
     assert asked["sources"] == ("templates", "flow")
-    assert asked_of(("ordered",), "my", 5, 1)["sources"] == ("ordered", "flow")
-    assert asked["weights"] == "my.safetensors"
+    assert asked_of(("ordered",), ["flow_mp20"], 5, 1)["sources"] == ("ordered", "flow")
+    assert asked["weights"] == "flow_mp20"

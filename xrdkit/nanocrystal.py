@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from xrdkit.metrics import r_squared
+from xrdkit.peaks import typical_fwhm
 from xrdkit.profile import Widths, profile
 from xrdkit.scattering import inverse_d_squared, lorentz_polarisation, reflections
 from xrdkit.simulate import amplitudes, cache_blocks
@@ -30,6 +32,7 @@ POINTS, JUDGED_POINTS = 512, 8192
 SMOOTH = 0.0856  # 1/Å, σ of the Gaussian: the middle of 1.0–1.1 % of the range
 JUDGED_SMOOTH = 0.040784  # 1/Å, 0.5 %
 SHOWN = (0.3, 7.5)  # 1/Å: what of it is solved, away from both ends, where no line is
+FINE = 16  # points of the smoothing to one of the grid
 FWHM = 2 * math.sqrt(2 * math.log(2))  # of a Gaussian of σ = 1
 
 
@@ -68,14 +71,76 @@ def nano_curves(
     return curves / curves.amax(1, keepdim=True).clamp(min=1e-30)
 
 
+def nano_grid(device: torch.device | str = "cpu") -> Float[Tensor, "512"]:
+    """The axis of the patterns: Q in 1/Å."""
+    return torch.linspace(0, Q_MAX, POINTS, device=device)
+
+
+def shown(q: Float[Tensor, " points"]) -> Bool[Tensor, " points"]:
+    """Which points are solved."""
+    return (q >= SHOWN[0]) & (q <= SHOWN[1])
+
+
+def broadened(
+    curves: Float[Tensor, "crystals 512"], size: Float[Tensor, " #crystals"]
+) -> Float[Tensor, "crystals 512"]:
+    """Patterns of large crystals on ``nano_grid`` as those of crystals of sizes in Å.
+
+    Equation 1, I ⊗ sinc²(Qτ / 2), as a product with its transform; gradients flow.
+    """
+    with torch.autocast(curves.device.type, enabled=False):
+        frequency = torch.fft.rfftfreq(2 * POINTS, Q_MAX / (POINTS - 1)).to(curves.device)
+        window = (1 - 2 * math.pi * frequency / size[:, None]).clamp(min=0)
+        made = torch.fft.irfft(torch.fft.rfft(curves, 2 * POINTS) * window, 2 * POINTS)
+    return made[:, :POINTS]
+
+
+def normalised(
+    curves: Float[Tensor, "crystals 512"], seen: Bool[Tensor, " 512"]
+) -> Float[Tensor, "crystals 512"]:
+    """Curves with their maximum over the points that are seen at one."""
+    return curves / curves[:, seen].amax(1, keepdim=True).clamp(min=1e-30)
+
+
 def nano_pattern(crystal: Crystals, size: float, *, smooth: float = SMOOTH) -> Pattern:
     """The pattern of one crystal of this size (Å), ready to be solved, over 2θ."""
     curve = nano_curves(crystal, size, smooth=smooth)[0].double().numpy()
-    q = np.linspace(0, Q_MAX, POINTS)
-    kept = (q >= SHOWN[0]) & (q <= SHOWN[1])
+    grid = nano_grid()
+    q, kept = grid.double().numpy(), shown(grid).numpy()
     angle = 2 * np.degrees(np.arcsin(q[kept] * BEAM.main / (4 * np.pi)))
-    shown = curve[kept] / curve[kept].max()
-    return Pattern(angle, shown, BEAM, size=size, prepared=True)
+    seen = curve[kept] / curve[kept].max()
+    return Pattern(angle, seen, BEAM, size=size, prepared=True)
+
+
+def nano_curve_of(
+    pattern: Pattern,
+) -> tuple[Float[Tensor, " 512"], Bool[Tensor, " 512"]]:
+    """A prepared pattern on ``nano_grid``, and which of it is observed: undoes the above.
+
+    Lines are smoothed as PXRDnet's are, unless they are half as wide already beside what
+    their size adds. Intensities are made those of Cu Kα1, unpolarised, by the
+    Lorentz-polarisation factor.
+    """
+    from xrdkit.pattern import inside_ranges  # not with the first import: pybaselines
+
+    beam, grid = pattern.radiation, nano_grid().double()
+    angle, own_angle = (_two_theta(grid, one) for one in (beam, BEAM))
+    seen = torch.from_numpy(inside_ranges(pattern, angle.numpy())) & shown(grid)
+    fine = np.linspace(0, Q_MAX, FINE * (POINTS - 1) + 1)
+    curve = np.interp(fine, pattern.q, pattern.intensity, 0, 0)
+    own = math.radians(typical_fwhm(pattern)[0]) * 2 * math.pi / beam.main / FWHM
+    if own < SMOOTH / 2:
+        curve = gaussian_filter1d(curve, math.sqrt(SMOOTH**2 - own**2) / fine[1])
+    there = lorentz_polarisation(angle, beam.polarisation)
+    factor = lorentz_polarisation(own_angle, BEAM.polarisation) / there
+    found = torch.where(seen, torch.from_numpy(curve[::FINE].clip(min=0)) * factor, 0)
+    return (found / found.max().clamp(min=1e-30)).float(), seen
+
+
+def _two_theta(q: Float[Tensor, " points"], beam: Radiation) -> Float[Tensor, " points"]:
+    """2θ (°) of Q (1/Å), 180 where there is none."""
+    sine = (q * (beam.main / (4 * math.pi))).clamp(max=1)
+    return torch.rad2deg(2 * sine.asin())
 
 
 def published_r_squared(truth: "Structure", answer: "Structure") -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 from xrdkit.models.checkpoint import PAIRS, read_tensors, write_tensors
 from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import ELEMENTS
-from xrdkit.models.weights import DEFAULTS, load_model
+from xrdkit.models.weights import default, load_model
 from xrdkit.packed import Packed
 from xrdkit.q_profile import profile_of
 from xrdkit.train.data import taken
@@ -51,7 +51,7 @@ class Index:
 
 def network(weights: str | Path | None = None) -> PairNet:
     """The pretrained network of a name, file or address, or the one that ships."""
-    return load_model(weights or DEFAULTS[PAIRS], PAIRS)
+    return load_model(weights or default(PAIRS), PAIRS)
 
 
 def mark_of(model: PairNet) -> str:

@@ -12,7 +12,7 @@ refined_steps             the best few by full profile (Rietveld), where an engi
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,10 @@ import torch
 from tqdm.auto import tqdm
 
 from xrdkit.evidence import excess
-from xrdkit.generators import DEFAULT, NEEDED, SOURCES
+from xrdkit.generators import DEFAULT, LEARNED, NEEDED, SOURCES, weights_of
 from xrdkit.generators.cells import cells_for
 from xrdkit.library import Library
-from xrdkit.models.weights import located
+from xrdkit.models.weights import Weights, default, located
 from xrdkit.phases import foreign_phases, known_phases
 from xrdkit.problem import pose
 from xrdkit.progress import told
@@ -75,7 +75,7 @@ def solve_steps(
     formula: str,
     *,
     sources: str | Source | Sequence[str | Source] | None = None,
-    weights: str | Path | None = None,
+    weights: Weights | None = None,
     controls: Controls | None = None,
     candidates: int = 20,
     seed: int = 0,
@@ -92,12 +92,13 @@ def solve_steps(
     flow may be changed while it runs.
     """
     lap, where = Laps(), usable_device(device)
-    sources = DEFAULT if sources is None else sources
-    asked = [named(source, weights, controls) for source in several(sources)]
-    if weights and "flow" not in several(sources):
+    own = weights_of(weights)
+    sources = tuple(dict.fromkeys((*DEFAULT, *own))) if sources is None else sources
+    asked = [named(source, own, controls) for source in several(sources)]
+    if idle := [name for name in own if name not in several(sources)]:
         raise ValueError(
-            "weights are given and flow, which they are of, is not among the sources; add "
-            "it, or leave the weights out"
+            f"weights are given and {' and '.join(idle)}, which they are of, is not among "
+            "the sources; add it, or leave the weights out"
         )
     if not asked or candidates < 1:
         raise ValueError("no sources or no candidates are asked for; give at least one")
@@ -185,11 +186,11 @@ def refined(
 
 
 def named(
-    source: str | Source, weights: str | Path | None, controls: Controls | None = None
+    source: str | Source, weights: Mapping[str, Path], controls: Controls | None = None
 ) -> tuple[Source, Needed]:
     """The source of this name, or the function itself, and when it is asked.
 
-    A flow takes the ``weights``, or those that ship, and heeds the ``controls``.
+    What is learned takes its ``weights``, or those that ship; a flow heeds ``controls``.
     """
     if isinstance(source, str) and source not in SOURCES:
         raise ValueError(
@@ -197,10 +198,11 @@ def named(
         )
     if not isinstance(source, str):
         return source, lambda problem, left: True
-    if source != "flow":
+    if source not in LEARNED:
         return SOURCES[source], NEEDED[source]
-    where = located(weights) if weights else None
-    return partial(SOURCES[source], weights=where, controls=controls), NEEDED[source]
+    own = weights.get(source) or located(default(LEARNED[source]))
+    keywords = {"weights": own} | ({"controls": controls} if source == "flow" else {})
+    return partial(SOURCES[source], **keywords), NEEDED[source]
 
 
 def several(what: Any) -> tuple:
@@ -248,7 +250,7 @@ def solve(
     phases: "tuple[str | Path | Structure, ...]" = (),
     index: bool = False,
     sources: str | Source | Sequence[str | Source] | None = None,
-    weights: str | Path | None = None,
+    weights: Weights | None = None,
     candidates: int = 20,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -264,9 +266,10 @@ def solve(
     for in the lines first and proposed to every source. ``exclude`` lists reduced formulas
     to be left out of the library; without ``library`` the shipped prototypes serve.
     ``sources`` names those of ``xrdkit.generators`` that are asked, by default all that are
-    needed; ``weights`` (a name, file or address) are of a flow that draws structures too,
-    or in place of the one that ships. With ``engine`` "builtin" or "gsas2" the best three
-    are refined by full profile, which gives R values and e.s.d.s, and ordered by that.
+    needed; ``weights`` (a name, file or address, or several) are of a flow or a latent
+    space, which draw structures too, or in place of those that ship. With ``engine``
+    "builtin" or "gsas2" the best three are refined by full profile, which gives R values
+    and e.s.d.s, and ordered by that.
     """
     steps = solve_steps(
         pattern,

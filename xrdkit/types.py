@@ -300,7 +300,10 @@ class Symmetry:
 
 @dataclass(frozen=True)
 class Batch:
-    """What networks see; ``profile`` is √intensity and observed mask on one Q grid."""
+    """What networks see; ``profile`` is √intensity and observed mask on one Q grid.
+
+    ``nano`` are PXRDnet's patterns of large crystals (``xrdkit.nanocrystal``).
+    """
 
     __repr__ = _in_line
     _repr_html_ = _in_notebook
@@ -312,6 +315,7 @@ class Batch:
     peaks: Float[Tensor, "crystals peaks 3"]
     mask: Bool[Tensor, "crystals atoms"]
     size: Float[Tensor, " crystals"]
+    nano: Float[Tensor, "crystals 512"] | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from xrdkit.batch.rows import (
 from xrdkit.batch.summary import write_summary
 from xrdkit.batch.table import BadTable, Fault, Row, read_table
 from xrdkit.files import check_writable
+from xrdkit.generators import weights_of
 from xrdkit.library import Library
 from xrdkit.problem import load_library, pose
 from xrdkit.progress import result_of
@@ -138,7 +139,7 @@ def check_row(row: Row, folder: Path, library: Callable[..., Library]) -> None:
     pattern = row.measured()
     pose(pattern, row.formula, library=library(said.get("library")), **asked)
     for source in said.get("sources", ()):
-        named(source, said.get("weights"))
+        named(source, weights_of(said.get("weights")))
     if "engine" in said:
         check_engine(said["engine"], pattern)
 

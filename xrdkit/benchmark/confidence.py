@@ -35,6 +35,7 @@ from xrdkit.dataset import Table, read_table
 from xrdkit.generators import DEFAULT
 from xrdkit.library import Library, load
 from xrdkit.metrics import wilson_interval
+from xrdkit.models.weights import Weights
 from xrdkit.simulate import disturbed
 from xrdkit.types import Pattern
 from xrdkit.wavelengths import radiation
@@ -65,7 +66,7 @@ def confidence(
     seed: int = 0,
     shard: tuple[int, int] = (1, 1),
     sources: tuple[str, ...] = DEFAULT,
-    weights: str | Path | None = None,
+    weights: Weights | None = None,
     candidates: int = 5,
     solver: Solver | None = None,
     progress: bool = True,

@@ -14,6 +14,7 @@ from xrdkit.benchmark.simulated_patterns import (
 from xrdkit.crystal import read_cif
 from xrdkit.generators import DEFAULT
 from xrdkit.library import Library, load
+from xrdkit.models.weights import Weights
 from xrdkit.pattern import read
 from xrdkit.types import Radiation
 from xrdkit.wavelengths import radiation
@@ -31,7 +32,7 @@ def measured(
     seed: int = 0,
     shard: tuple[int, int] = (1, 1),
     sources: tuple[str, ...] = DEFAULT,
-    weights: str | Path | None = None,
+    weights: Weights | None = None,
     candidates: int = 20,
     solver: Solver | None = None,
     progress: bool = True,

@@ -23,6 +23,7 @@ from xrdkit.dataset import Table, read_table
 from xrdkit.disturb import mixed
 from xrdkit.generators import DEFAULT
 from xrdkit.library import Library, load
+from xrdkit.models.weights import Weights
 from xrdkit.simulate import disturbed as disturbed_pattern
 from xrdkit.simulate import pattern_of
 from xrdkit.types import Pattern
@@ -42,7 +43,7 @@ def impurity(
     disturbed: bool = False,
     shard: tuple[int, int] = (1, 1),
     sources: tuple[str, ...] = DEFAULT,
-    weights: str | Path | None = None,
+    weights: Weights | None = None,
     candidates: int = 20,
     solver: Solver | None = None,
     progress: bool = True,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from xrdkit import metrics
 from xrdkit.benchmark import results
+from xrdkit.generators import weights_of
+from xrdkit.models.weights import Weights
 from xrdkit.nanocrystal import published_r_squared
 from xrdkit.types import Pattern, Solution
 
@@ -32,14 +34,18 @@ class Entry:
 
 
 def asked_of(
-    sources: tuple[str, ...], weights: str | Path | None, candidates: int, seed: int
+    sources: tuple[str, ...],
+    weights: Weights | None,
+    candidates: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """Keywords of ``solve`` for all entries; with weights a flow is asked too."""
+    """Keywords of ``solve`` for all entries; with weights their sources are asked too."""
     asked = {"sources": sources, "candidates": candidates, "seed": seed}
     if weights is None:
         return asked
-    drawing = tuple(dict.fromkeys((*sources, "flow")))
-    return asked | {"sources": drawing, "weights": str(weights)}
+    drawing = tuple(dict.fromkeys((*sources, *weights_of(weights))))
+    said = str(weights) if isinstance(weights, str | Path) else list(map(str, weights))
+    return asked | {"sources": drawing, "weights": said}
 
 
 def run(

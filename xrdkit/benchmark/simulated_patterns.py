@@ -19,6 +19,7 @@ from xrdkit.generators.assign import Filling, fillings
 from xrdkit.generators.spectra import slot_counts
 from xrdkit.generators.templates import MERGED, MIXED
 from xrdkit.library import Library, formula_hash, load
+from xrdkit.models.weights import Weights
 from xrdkit.nanocrystal import nano_pattern
 from xrdkit.simulate import disturbed as disturbed_pattern
 from xrdkit.simulate import pattern_of
@@ -70,7 +71,7 @@ def mp20(
     control: Control = "none",
     shard: tuple[int, int] = (1, 1),
     sources: tuple[str, ...] = DEFAULT,
-    weights: str | Path | None = None,
+    weights: Weights | None = None,
     candidates: int = 20,
     solver: Solver | None = None,
     validity: bool = True,

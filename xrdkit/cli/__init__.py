@@ -146,7 +146,12 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--sources", nargs="+", choices=SOURCES, help="default: all, as they are needed"
     )
-    sub.add_argument("--weights", help="of a flow that draws structures too: name or file")
+    sub.add_argument(
+        "--weights",
+        nargs="+",
+        metavar="WEIGHTS",
+        help="of a flow or a latent space that draws structures too: name or file",
+    )
     sub.add_argument(
         "--for",
         nargs="+",

@@ -3,7 +3,11 @@
 import argparse
 from typing import Any
 
-from xrdkit.cli.network_benchmarks import add_generation, add_retrieval
+from xrdkit.cli.network_benchmarks import (
+    add_generation,
+    add_nanocrystals,
+    add_retrieval,
+)
 from xrdkit.cli.words import SOURCES, positive, shard
 
 
@@ -32,6 +36,9 @@ def add_jobs(jobs: Any) -> None:
     add_generation(jobs.add_parser("generation", help="what a trained network draws"))
     add_retrieval(
         jobs.add_parser("retrieval", help="patterns that look for their crystals")
+    )
+    add_nanocrystals(
+        jobs.add_parser("nanocrystals", help="PXRDnet's R² of what a latent space gives")
     )
     summary = jobs.add_parser("summary", help="count what result files hold")
     summary.add_argument("files", nargs="+", metavar="FILE", help="all shards of one run")
@@ -82,7 +89,9 @@ def add_shared(
     sub.add_argument(
         "--sources", nargs="+", choices=SOURCES, help="default: all, as solve uses them"
     )
-    sub.add_argument("--weights", help="of a flow, which is asked too")
+    sub.add_argument(
+        "--weights", nargs="+", help="of a flow or a latent space, which is asked too"
+    )
     sub.add_argument("--candidates", type=positive, default=candidates)
     sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
     sub.add_argument(

@@ -19,6 +19,7 @@ HELP = {
     "flow": "structures from patterns, by flow matching",
     "diffusion": "the same by diffusion",
     "cell": "cells from patterns, for indexing",
+    "latent": "a space of crystals and their patterns, to be searched (nanocrystals)",
     "pretrain": "patterns and crystals in one space, to begin from and to search",
 }
 ENCODER = "of patterns (default: cnn, or that of the run or of --start)"
@@ -57,7 +58,10 @@ def add_method(sub: argparse.ArgumentParser, method: str) -> None:
         help="of a step, at least",
     )
     sub.add_argument("--rate", type=part, default=1e-3, help="of learning, at most")
-    sub.add_argument("--encoder", choices=("cnn", "patches", "peaks"), help=ENCODER)
+    if method == "latent":  # it encodes crystals
+        sub.set_defaults(encoder=None)
+    else:
+        sub.add_argument("--encoder", choices=("cnn", "patches", "peaks"), help=ENCODER)
     sub.add_argument("--start", metavar="FILE", help="weights to begin from")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--device", default="cpu", help="cpu, cuda …")

@@ -9,6 +9,7 @@ SOURCES = (
     "ordered",
     "hydrogen",
     "flow",
+    "latent_search",
 )  # of xrdkit.generators, which loads torch
 
 

@@ -5,8 +5,11 @@ residual, less what noise leaves, of the best fit so far (1 where there is none)
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
-from xrdkit.generators import flow, hydrogen, ordered, templates
+from xrdkit.generators import flow, hydrogen, latent_search, ordered, templates
+from xrdkit.models.checkpoint import kind_of
+from xrdkit.models.weights import DEFAULTS, Weights, located
 from xrdkit.types import Problem, Source
 
 SOURCES: dict[str, Source] = {
@@ -14,11 +17,34 @@ SOURCES: dict[str, Source] = {
     "ordered": ordered.propose,
     "hydrogen": hydrogen.propose,
     "flow": flow.propose,
+    "latent_search": latent_search.propose,
 }
 NEEDED: dict[str, Callable[[Problem, float], bool]] = {
     "templates": lambda problem, left: True,
     "ordered": ordered.needed,
     "hydrogen": lambda problem, left: left > hydrogen.UNEXPLAINED,
     "flow": flow.needed,
+    "latent_search": latent_search.needed,
 }
-DEFAULT = tuple(SOURCES)  # what solve asks without being told
+# sources that are trained, and the kind of their weights
+LEARNED = {"flow": "flow", "latent_search": "latent"}
+# what solve asks without being told: what is learned where its weights ship
+DEFAULT = tuple(n for n in SOURCES if n not in LEARNED or LEARNED[n] in DEFAULTS)
+
+
+def source_of(weights: str | Path) -> str:
+    """The source that weights, by name, file or address, are of."""
+    kind = kind_of(located(weights))
+    for source, own in LEARNED.items():
+        if own == kind:
+            return source
+    raise ValueError(
+        f"weights {weights} hold {kind or 'nothing of xrdkit'}, by which no source "
+        f"draws structures; give those of {' or '.join(LEARNED.values())}"
+    )
+
+
+def weights_of(given: Weights | None) -> dict[str, Path]:
+    """The file of each source that weights are given of."""
+    every = [given] if isinstance(given, str | Path) else given or ()
+    return {source_of(one): located(one) for one in every}

@@ -25,7 +25,7 @@ from xrdkit.models import flow
 from xrdkit.models.crystal_net import PatternNet
 from xrdkit.models.generate import AT_ONCE, generate
 from xrdkit.models.speed import free_memory, out_of_memory
-from xrdkit.models.weights import DEFAULTS, load_model
+from xrdkit.models.weights import default, load_model
 from xrdkit.phases import without_phases
 from xrdkit.problem import whole
 from xrdkit.q_profile import NotLearned
@@ -78,7 +78,7 @@ def propose(
     """
     if not whole(problem.formula):
         return []
-    model = load_model(weights or DEFAULTS["flow"], "flow", device)
+    model = load_model(weights or default("flow"), "flow", device)
     if not problem.cells:
         problem = yield from cells_for(problem)
     found: list[Candidate] = []

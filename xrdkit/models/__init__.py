@@ -5,6 +5,9 @@ crystal_net   crystals of equally many atoms, conditioned on them -> per atom, p
 lattice       cells as six numbers that suit a network
 flow          flow matching: loss and sampling
 diffusion     the same by diffusion
+latent        crystals as points of a space that says their patterns: loss and sampling
+regressor     the pattern that such a point says
+latent_descent   down to where a pattern is said
 cell_net      a pattern -> many primitive cells
 contrast      patterns and crystals in one space
 generate      a prepared pattern and atoms -> crystals, checked

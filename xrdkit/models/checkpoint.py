@@ -16,14 +16,16 @@ from xrdkit.models import cell_net, contrast
 from xrdkit.models.cell_net import CellNet
 from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import PatternNet, Size
+from xrdkit.models.latent import LatentNet
 from xrdkit.q_profile import POINTS, Q_MAX, Q_MIN
 
 FORMAT = 1
 HEADER = "xrdkit"
 GRID = [Q_MIN, Q_MAX, POINTS]
-PAIRS, CELLS = "pretrain", "cell"  # kinds of ``PairNet`` and ``CellNet``
+PAIRS, CELLS, LATENTS = "pretrain", "cell", "latent"  # kinds of those below
+NETWORKS = {PAIRS: PairNet, CELLS: CellNet, LATENTS: LatentNet}  # others: ``PatternNet``
 SIZES = {PAIRS: contrast.SIZE, CELLS: cell_net.SIZE}  # of others ``Size()``
-Network = PatternNet | PairNet | CellNet  # generators of crystals are ``PatternNet``
+Network = PatternNet | PairNet | CellNet | LatentNet
 
 
 def write_tensors(
@@ -98,7 +100,8 @@ def save_network(
 ) -> Path:
     """Weights in bf16 with the network's sizes and facts (data, steps, figures).
 
-    ``kind`` is what it was trained for, "flow", "diffusion", "pretrain" or "cell".
+    ``kind`` is what it was trained for, "flow", "diffusion", "pretrain", "cell"
+    or "latent".
     """
     weights = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
     return write_tensors(path, kind, weights, {**facts, "size": asdict(model.size)})
@@ -116,7 +119,7 @@ def load_network(
 
 def new_network(kind: str, size: Size | None) -> Network:
     """A network of a kind with weights at random."""
-    return {PAIRS: PairNet, CELLS: CellNet}.get(kind, PatternNet)(size)
+    return NETWORKS.get(kind, PatternNet)(size)
 
 
 def start_network(path: str | Path, kind: str, size: Size | None = None) -> Network:

@@ -85,26 +85,43 @@ def loss(
     cell_noise = torch.randn(crystals, 6, generator=generator).to(device)
     time = times(crystals, generator, device)
     hidden = torch.rand(crystals, generator=generator).to(device) < BLIND
-    cell, frac = batch.cell, batch.frac
-    if settings is not None:
-        with torch.autocast(device.type, enabled=False):  # crystals keep all their digits
-            frac = frac @ torch.linalg.inv(settings[0])
-            cell = cell_of_metric(settings[0] @ metric_of(cell) @ settings[0].mT)
+    frac, cell = in_setting(batch, settings)
     t, s = time[:, :1], time[:, 1:]
-    sigma = spread(t)[..., None]
-    target = score(sigma * noise, sigma.expand_as(noise))
-    target = target - target.mean(1, keepdim=True)
+    x, target = noisy(frac, t, noise)
     clean = encoded(cell, atoms)
     y = signal(s) * clean + (1 - signal(s) ** 2).sqrt() * cell_noise
     y = torch.where(s < 1, y, clean)
     seen = model.encoder(batch.profile * ~hidden[:, None, None])
-    out = model(batch.numbers, frac + sigma * noise, y, time, seen)
-    scale = score_scale(sigma)
-    by_atoms = functional.mse_loss(out.atoms, target / scale)
+    out = model(batch.numbers, x, y, time, seen)
+    by_atoms = functional.mse_loss(out.atoms, target)
     unknown = (s < 1).float()
     by_cell = ((out.cell - clean).square() * unknown).sum()
     by_cell = by_cell / (6 * unknown.sum()).clamp(min=1)
     return Loss(by_atoms + weight * by_cell, by_atoms, by_cell)
+
+
+def in_setting(
+    batch: Batch, settings: Float[Tensor, "settings crystals 3 3"] | None
+) -> tuple[Float[Tensor, "crystals atoms 3"], Float[Tensor, "crystals 6"]]:
+    """Coordinates and cells (Å, °) in the first of some settings, or as they are."""
+    if settings is None:
+        return batch.frac, batch.cell
+    with torch.autocast(batch.frac.device.type, enabled=False):  # they keep all digits
+        frac = batch.frac @ torch.linalg.inv(settings[0])
+        metric = settings[0] @ metric_of(batch.cell) @ settings[0].mT
+        return frac, cell_of_metric(metric)
+
+
+def noisy(
+    frac: Float[Tensor, "crystals atoms 3"],
+    time: Float[Tensor, "crystals 1"],
+    noise: Float[Tensor, "crystals atoms 3"],
+) -> tuple[Float[Tensor, "crystals atoms 3"], Float[Tensor, "crystals atoms 3"]]:
+    """Coordinates with noise as at a time, and the score there in units of its size."""
+    sigma = spread(time)[..., None]
+    target = score(sigma * noise, sigma.expand_as(noise))
+    target = target - target.mean(1, keepdim=True)
+    return frac + sigma * noise, target / score_scale(sigma)
 
 
 def sample(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import nn
 
 from xrdkit.models.crystal_net import ELEMENTS, PatternNet
 from xrdkit.models.flow import State
@@ -85,7 +86,7 @@ def flat(numbers: torch.Tensor, frac: torch.Tensor, cell: torch.Tensor) -> Cryst
     )
 
 
-def check_atoms(model: PatternNet, numbers: Sequence[int]) -> None:
+def check_atoms(model: nn.Module, numbers: Sequence[int]) -> None:
     """Refuse atoms that the network has not learned."""
     if not len(numbers) or not all(1 <= z < ELEMENTS for z in numbers):
         raise ValueError(

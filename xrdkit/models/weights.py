@@ -3,6 +3,7 @@
 import hashlib
 import os
 import urllib.request
+from collections.abc import Sequence
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
@@ -12,11 +13,22 @@ import torch
 from xrdkit.files import write_whole
 from xrdkit.models.checkpoint import Network, load_network
 
+Weights = str | Path | Sequence[str | Path]  # names, files or addresses, one or several
 SHIPPED = Path(__file__).parents[1] / "weights"
 ENDING, MARK = ".safetensors", "#sha256="
 LARGEST = 2**30  # bytes of a file that is fetched
 PATIENCE = 30.0  # seconds without an answer
-DEFAULTS = {"flow": "flow_mp20", "pretrain": "pairs_mp20"}  # what ships and is used, by kind
+DEFAULTS = {"flow": "flow_mp20", "pretrain": "pairs_mp20"}  # used without being told
+
+
+def default(kind: str) -> str:
+    """The name of the weights of a kind that ship and are used without being told."""
+    if kind not in DEFAULTS:
+        raise FileNotFoundError(
+            f"no weights of kind {kind} come with this xrdkit: train them with xrdkit "
+            f"train {kind} and give the file, or leave out what needs them"
+        )
+    return DEFAULTS[kind]
 
 
 def load_model(where: str | Path, kind: str, device: torch.device | str = "cpu") -> Network:

@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xrdkit.models.checkpoint import LATENTS
 from xrdkit.models.lattice import cell_of
+from xrdkit.nanocrystal import nano_curves, nano_grid, normalised, shown
 from xrdkit.packed import UNIMODULAR, Packed
 from xrdkit.q_profile import POINTS, profiles
 from xrdkit.train.plan import Plan
@@ -19,7 +21,8 @@ class Patterns:
 
     ``shown`` are the crystals that they are of: variants (``varied``) of those that are
     given, which would be learned by heart. What an epoch sees depends on it and the seed
-    alone, so that a run goes on exactly.
+    alone, so that a run goes on exactly. For the method "latent" they are ``nano``,
+    patterns of nanocrystals.
     """
 
     def __init__(self, data: Packed, plan: Plan) -> None:
@@ -28,7 +31,11 @@ class Patterns:
         self.parts = torch.randperm(len(data), generator=generator).chunk(plan.turns)
         self.made: list[int | None] = [None] * len(self.parts)  # in which epoch
         device = data.crystals.lattice.device
-        self.profiles = torch.zeros(len(data), 2, POINTS, device=device).half()
+        large = plan.method == LATENTS
+        nano = torch.zeros(len(data) if large else 0, len(nano_grid()), device=device)
+        empty = torch.zeros(1 if large else len(data), 2, POINTS, device=device)
+        self.nano = nano.half() if large else None
+        self.profiles = empty.half().expand(len(data), -1, -1)
         own = data.crystals
         own = replace(own, lattice=own.lattice.clone(), numbers=own.numbers.clone())
         self.shown = replace(data, crystals=own)
@@ -50,8 +57,22 @@ class Patterns:
             crystals = varied(own.select(some), kinds, self.plan, generator)
             self.shown.crystals.lattice[some] = crystals.lattice
             self.shown.crystals.numbers[own.rows(some)] = crystals.numbers
+            if self.nano is not None:
+                self.nano[some] = nano_patterns(crystals).half()
+                continue
             made = profiles(crystals, generator, clean=self.plan.clean)
             self.profiles[some] = made.half()
+
+    def batch(self, index: Int[Tensor, " chosen"]) -> Batch:
+        """Crystals of equally many atoms with their patterns."""
+        made = batch_of(self.shown, index, self.profiles)
+        return made if self.nano is None else replace(made, nano=self.nano[index].float())
+
+
+def nano_patterns(crystals: Crystals) -> Float[Tensor, "crystals 512"]:
+    """PXRDnet's patterns of crystals so large that their size does not show."""
+    seen = shown(nano_grid(crystals.lattice.device))
+    return normalised(nano_curves(crystals, None), seen)
 
 
 def varied(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from xrdkit.files import write_whole
+from xrdkit.models import latent
 
 GENERATOR = "loss", "atoms", "cell"
 PARTS = {
@@ -12,11 +13,13 @@ PARTS = {
     "diffusion": GENERATOR,
     "pretrain": ("loss", "top_1"),
     "cell": ("loss", "cell"),
+    "latent": latent.Loss._fields,
 }
 VALIDATION = {
     GENERATOR: ("val_atoms", "val_cell", "match_cell", "match"),
     PARTS["pretrain"]: ("val_top_1", "val_top_10"),
     PARTS["cell"]: ("val_cell", "val_near"),
+    PARTS["latent"]: ("val_atoms", "val_cell", "val_pattern", "match"),
 }
 
 

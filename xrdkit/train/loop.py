@@ -17,6 +17,7 @@ from xrdkit.models.cell_net import CellNet
 from xrdkit.models.checkpoint import Network, save_network
 from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import Size
+from xrdkit.models.latent import LatentNet
 from xrdkit.models.speed import free_memory, keep_memory, out_of_memory
 from xrdkit.packed import Packed
 from xrdkit.train import log, parallel
@@ -25,7 +26,7 @@ from xrdkit.train.pairs import hit_rates
 from xrdkit.train.plan import Plan, steps_of
 from xrdkit.train.state import CONSTANT, STATE, Run, averaged, begin, save
 from xrdkit.train.step import Diverged, take_step
-from xrdkit.train.validation import cell_rates, validate
+from xrdkit.train.validation import cell_rates, latent_rates, validate
 from xrdkit.types import Progress
 
 WEIGHTS, LOG = "weights.safetensors", "log.csv"
@@ -131,6 +132,8 @@ def _measured(
     device = str(next(model.parameters()).device)
     if isinstance(model, CellNet):
         return cell_rates(model, validation, entries=entries, device=device)
+    if isinstance(model, LatentNet):
+        return latent_rates(model, validation, entries=entries, device=device)
     return validate(model, validation, method=plan.method, entries=entries, device=device)
 
 

@@ -11,7 +11,7 @@ from xrdkit.models.contrast import backward
 from xrdkit.models.speed import autocast
 from xrdkit.packed import Packed
 from xrdkit.train import parallel
-from xrdkit.train.data import Patterns, batch_of, settings_for
+from xrdkit.train.data import Patterns, settings_for
 from xrdkit.train.log import PARTS
 from xrdkit.train.plan import METHODS, Plan
 from xrdkit.train.state import Run
@@ -94,8 +94,7 @@ def _pairs(
             "start it without torchrun"
         )
     device = data.crystals.lattice.device
-    shown, made = seen.shown, seen.profiles
-    batches = [partial(batch_of, shown, block.to(device), made) for block in blocks]
+    batches = [partial(seen.batch, block.to(device)) for block in blocks]
     crystals = sum(map(len, blocks))
     with autocast(str(device)):
         found = backward(run.model, batches, weight=crystals, frugal=run.pieces > 1)
@@ -109,7 +108,7 @@ def _losses(
     seed = (plan.seed * 1_000_003 + run.step) * 4096 + number
     generator = torch.Generator().manual_seed(seed)
     chosen = block.to(data.crystals.lattice.device)
-    batch = batch_of(seen.shown, chosen, seen.profiles)
+    batch = seen.batch(chosen)
     settings = settings_for(data, chosen, plan.settings, generator)
     return METHODS[plan.method].loss(run.model, batch, generator, settings=settings)
 

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 
 import torch
 
-from xrdkit.models import cell_net
+from xrdkit.models import cell_net, latent
 from xrdkit.models.cell_net import CellNet
+from xrdkit.models.checkpoint import LATENTS
 from xrdkit.models.crystal_net import PatternNet
 from xrdkit.models.generate import flat
+from xrdkit.models.latent import LatentNet
 from xrdkit.models.speed import autocast
 from xrdkit.packed import Packed
 from xrdkit.q_profile import clean_profiles
-from xrdkit.train.data import batch_of, taken
-from xrdkit.train.plan import METHODS
+from xrdkit.train.data import Patterns, batch_of, taken
+from xrdkit.train.plan import METHODS, Plan
 from xrdkit.types import Crystals
 
 LOSS_ENTRIES = 256  # crystals over which losses are averaged
@@ -77,6 +79,45 @@ def cell_rates(
         near += (off.amax(-1) < NEAR).any(1).tolist()
     row = {"val_cell": total / len(part)}
     return row | ({"val_near": sum(near) / len(near)} if near else {})
+
+
+def latent_rates(
+    model: LatentNet, data: Packed, *, entries: int = 64, seed: int = 0, device: str = "cpu"
+) -> dict[str, float]:
+    """Losses on 256 crystals, and how many of some match what is decoded of their z.
+
+    That is CDVAE's reconstruction: cell and coordinates from the mean of z, with the true
+    numbers of atoms and elements.
+    """
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    part = taken(data, order[:LOSS_ENTRIES]).to(device)
+    seen = Patterns(part, Plan(LATENTS))
+    counts = part.crystals.counts.cpu()
+    sums, answers = torch.zeros(len(latent.Loss._fields)), {}
+    generator = torch.Generator().manual_seed(seed)
+    for n in counts.unique().tolist():
+        index = torch.nonzero(counts == n).flatten().to(device)
+        batch, own = seen.batch(index), index[index < entries]
+        with torch.no_grad(), autocast(device):
+            losses = latent.loss(model, batch, generator)
+            if len(own):
+                few = seen.batch(own)
+                z = model.encode(few.numbers, few.frac, few.cell).mean
+                *_, last = latent.sample(model, few.numbers, z, generator)
+                made = flat(few.numbers, last.frac, last.cell)
+                rows = torch.arange(len(own), device=device)[:, None]
+                answers |= dict(zip(own.tolist(), map(made.select, rows), strict=True))
+        sums += len(index) / len(part) * torch.stack([v.float().cpu() for v in losses])
+    named = zip(latent.Loss._fields, sums.tolist(), strict=True)
+    row = {f"val_{k}": v for k, v in named if k in ("atoms", "cell", "pattern")}
+    if not entries:
+        return row
+    try:
+        drawn_ = [answers[i] for i in sorted(answers)]
+        rmse = compared(taken(data, order[: len(drawn_)]), drawn_)
+    except ImportError:  # pymatgen is not installed
+        return row
+    return row | {"match": sum(first is not None for (first,) in rmse) / len(rmse)}
 
 
 def matches(
