@@ -22,10 +22,10 @@ import torch
 from tqdm.auto import tqdm
 
 from xrdkit.evidence import excess
-from xrdkit.generators import DEFAULT, NEEDED, SOURCES
+from xrdkit.generators import ANY_FORMULA, DEFAULT, NEEDED, SOURCES, WEIGHTS
 from xrdkit.generators.cells import cells_for
-from xrdkit.generators.flow import ABSENT
 from xrdkit.library import Library
+from xrdkit.models.checkpoint import kind_of
 from xrdkit.models.weights import located
 from xrdkit.phases import foreign_phases, known_phases
 from xrdkit.problem import pose
@@ -54,6 +54,11 @@ KEPT = 12  # fits that are refined again beside the candidates of the next sourc
 TRUSTED = 0.3  # residual up to which radiation and slits that fits found are kept
 RAISED = 5  # fits whose symmetry may be higher
 TOLD = 3  # fits of which it is said what the pattern determines
+ASK_FORMULA = ", ".join(source for source in SOURCES if source not in ANY_FORMULA)
+NO_FORMULA = (
+    f"the formula is not known: {ASK_FORMULA} need one and were left out; the probability "
+    "is that of answers to known formulas"
+)
 Needed = Callable[[Problem, float], bool]
 BAR = "{desc:<10} {bar:24} {n_fmt}/{total_fmt} {elapsed} {postfix}"
 
@@ -73,8 +78,9 @@ class Laps:
 
 def solve_steps(
     pattern: Pattern,
-    formula: str,
+    formula: str | None = None,
     *,
+    elements: Sequence[str] | None = None,
     sources: str | Source | Sequence[str | Source] | None = None,
     weights: str | Path | None = None,
     controls: Controls | None = None,
@@ -93,14 +99,18 @@ def solve_steps(
     flow may be changed while it runs.
     """
     lap, where = Laps(), usable_device(device)
+    trained = network_of(weights)
     if sources is None:
-        sources = tuple(dict.fromkeys((*DEFAULT, "flow"))) if weights else DEFAULT
-    asked = [named(source, weights, controls) for source in several(sources)]
-    if weights and "flow" not in several(sources):
+        sources = tuple(dict.fromkeys((*DEFAULT, *trained)))
+    chosen = several(sources)
+    if weights and not set(trained) & set(chosen):
         raise ValueError(
-            "weights are given and flow, which they are of, is not among the sources; add "
-            "it, or leave the weights out"
+            f"weights are given and {trained[0]}, which they are of, is not among the "
+            "sources; add it, or leave the weights out"
         )
+    if formula is None:
+        chosen = without_formula(chosen)
+    asked = [named(source, weights, controls) for source in chosen]
     if not asked or candidates < 1:
         raise ValueError("no sources or no candidates are asked for; give at least one")
     if index and given.get("cell") is not None:
@@ -109,7 +119,8 @@ def solve_steps(
         check_engine(engine, pattern)
     settings = {"formula": formula, "sources": sources, "candidates": candidates}
     settings |= {"seed": seed, "phases": phases, "index": index, "engine": engine}
-    problem = pose(pattern, formula, **given)
+    settings |= {"elements": elements}
+    problem = pose(pattern, formula, elements=elements, **given)
     settings |= {"weights": weights, **given}
     return pipeline(pattern, problem, asked, settings, device=where, lap=lap)
 
@@ -132,6 +143,8 @@ def pipeline(
     fits = yield from search(problem, asked, generator, device, lap)
     yield Progress("rank", 0, 1, fits[0] if fits else None)
     solution = rank(problem, fits, settings["candidates"])
+    if not problem.formula:
+        solution = replace(solution, reasons=(*solution.reasons, NO_FORMULA))
     lap("rank")
     solution = yield from explained(solution, device)
     lap("explain")
@@ -191,7 +204,7 @@ def named(
 ) -> tuple[Source, Needed]:
     """The source of this name, or the function itself, and when it is asked.
 
-    A flow takes the ``weights``, or those that ship, and heeds the ``controls``.
+    Networks take the ``weights``, or those that ship; a flow heeds the ``controls``.
     """
     if isinstance(source, str) and source not in SOURCES:
         raise ValueError(
@@ -199,12 +212,33 @@ def named(
         )
     if not isinstance(source, str):
         return source, lambda problem, left: True
-    if source not in DEFAULT and not weights:
-        raise FileNotFoundError(ABSENT)
-    if source != "flow":
+    if source not in WEIGHTS:
         return SOURCES[source], NEEDED[source]
-    where = located(weights) if weights else None
-    return partial(SOURCES[source], weights=where, controls=controls), NEEDED[source]
+    own = source in network_of(weights)
+    if source not in DEFAULT and not own:
+        raise FileNotFoundError(WEIGHTS[source][1])
+    more = {"controls": controls} if source == "flow" else {}
+    where = located(weights) if own else None
+    return partial(SOURCES[source], weights=where, **more), NEEDED[source]
+
+
+def network_of(weights: str | Path | None) -> tuple[str, ...]:
+    """The source that weights are of; a flow's if they say nothing."""
+    if not weights:
+        return ()
+    kind = kind_of(located(weights))
+    return (kind,) if kind in WEIGHTS else ("flow",)
+
+
+def without_formula(sources: tuple) -> tuple:
+    """The sources that need no formula, and functions."""
+    kept = tuple(s for s in sources if not isinstance(s, str) or s in ANY_FORMULA)
+    if not kept:
+        raise ValueError(
+            f"the sources {', '.join(sources)} need a formula; give it, or weights of a "
+            "density network, which elements are enough for"
+        )
+    return kept
 
 
 def several(what: Any) -> tuple:
@@ -241,8 +275,9 @@ def again(fit: Fit) -> Candidate:
 
 def solve(
     pattern: Pattern,
-    formula: str,
+    formula: str | None = None,
     *,
+    elements: Sequence[str] | None = None,
     contents: str | None = None,
     cell: tuple[float | int, ...] | None = None,
     space_group: int | str | None = None,
@@ -261,20 +296,23 @@ def solve(
 ) -> Solution:
     """Ranked, refined structures for a powder pattern and a chemical formula.
 
-    ``contents`` is the formula of the primitive cell ("Ti2 O4"), or of ``cell`` when that
-    is given: (a, b, c, α, β, γ) in Å and degrees, in any setting. ``size`` (Å) is that of
-    nanocrystals, whose lines are as wide as sinc²(Q size / 2). ``phases`` are known to
-    be in the sample too: CIF files, Structures or formulas. With ``index`` cells are looked
-    for in the lines first and proposed to every source. ``exclude`` lists reduced formulas
-    to be left out of the library; without ``library`` the shipped prototypes serve.
-    ``sources`` names those of ``xrdkit.generators`` that are asked, by default all that are
-    needed; ``weights`` (a name, file or address) are of a flow that draws structures too,
-    or in place of the one that ships. With ``engine`` "builtin" or "gsas2" the best three
-    are refined by full profile, which gives R values and e.s.d.s, and ordered by that.
+    Where the formula is not known, ``elements`` ("Ti", "O") are enough for the source
+    "density"; the others are left out. ``contents`` is the formula of the primitive cell
+    ("Ti2 O4"), or of ``cell`` when that is given: (a, b, c, α, β, γ) in Å and degrees, in
+    any setting. ``size`` (Å) is that of nanocrystals, whose lines are as wide as
+    sinc²(Q size / 2). ``phases`` are known to be in the sample too: CIF files, Structures
+    or formulas. With ``index`` cells are looked for in the lines first and proposed to
+    every source. ``exclude`` lists reduced formulas to be left out of the library; without
+    ``library`` the shipped prototypes serve. ``sources`` names those of
+    ``xrdkit.generators`` that are asked, by default all that are needed; ``weights`` (a
+    name, file or address) are of a flow, or of a density network, that draws structures
+    too, or in place of the one that ships. With ``engine`` "builtin" or "gsas2" the best
+    three are refined by full profile, which gives R values and e.s.d.s, and ordered by it.
     """
     steps = solve_steps(
         pattern,
         formula,
+        elements=elements,
         contents=contents,
         cell=cell,
         space_group=space_group,

@@ -320,8 +320,9 @@ class Batch:
 class Problem:
     """What a source is asked.
 
-    ``formula`` is the reduced formula as counts by element; ``contents`` the same for the
-    primitive cell when it is known, or for the given cell. ``cells`` are candidate cells
+    ``formula`` is the reduced formula as counts by element, empty where ``elements`` alone
+    are known; ``contents`` the same for the primitive cell when it is known, or for the
+    given cell. ``cells`` are candidate cells
     (a, b, c, α, β, γ) in any setting, with weights; a weight of one is a cell that is
     given, lower ones are proposals. ``phases`` are known to be in the sample beside the
     unknown one.
@@ -338,6 +339,12 @@ class Problem:
     phases: tuple["Phase", ...] = ()
     library: Any = None
     exclude: frozenset[str] = frozenset()
+    elements: tuple[str, ...] = ()
+
+    @property
+    def one_of_each(self) -> dict[str, float]:
+        """The formula, or one atom of each element where that is not known."""
+        return self.formula or dict.fromkeys(self.elements, 1.0)
 
     @property
     def given_cells(self) -> tuple[tuple[float, ...], ...]:

@@ -9,6 +9,7 @@ SOURCES = (
     "ordered",
     "hydrogen",
     "flow",
+    "density",
 )  # of xrdkit.generators, which loads torch
 
 

@@ -6,6 +6,7 @@ lattice       cells as six numbers that suit a network
 flow          flow matching: loss and sampling
 diffusion     the same by diffusion
 cell_net      a pattern -> many primitive cells
+density_net   a pattern -> an electron density anywhere in its cell
 contrast      patterns and crystals in one space
 generate      a prepared pattern and atoms -> crystals, checked
 speed         number format and memory

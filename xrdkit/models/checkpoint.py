@@ -15,13 +15,17 @@ from xrdkit.files import write_whole
 from xrdkit.models.cell_net import CellNet
 from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import PatternNet, Size
+from xrdkit.models.density_net import DensityNet
 from xrdkit.q_profile import POINTS, Q_MAX, Q_MIN
 
 FORMAT = 1
 HEADER = "xrdkit"
 GRID = [Q_MIN, Q_MAX, POINTS]
-PAIRS, CELLS = "pretrain", "cell"  # kinds of ``PairNet`` and ``CellNet``
-Network = PatternNet | PairNet | CellNet  # generators of crystals are ``PatternNet``
+PAIRS, CELLS, DENSITY = "pretrain", "cell", "density"  # kinds that are no generators
+KINDS = {PAIRS: PairNet, CELLS: CellNet, DENSITY: DensityNet}
+Network = (
+    PatternNet | PairNet | CellNet | DensityNet
+)  # generators of crystals are ``PatternNet``
 
 
 def write_tensors(
@@ -96,7 +100,7 @@ def save_network(
 ) -> Path:
     """Weights in bf16 with the network's sizes and facts (data, steps, figures).
 
-    ``kind`` is what it was trained for, "flow", "diffusion", "pretrain" or "cell".
+    ``kind`` is what it was trained for, "flow", "diffusion", "pretrain", "cell" …
     """
     weights = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
     return write_tensors(path, kind, weights, {**facts, "size": asdict(model.size)})
@@ -114,12 +118,12 @@ def load_network(
 
 def new_network(kind: str, size: Size | None) -> Network:
     """A network of a kind with weights at random."""
-    return {PAIRS: PairNet, CELLS: CellNet}.get(kind, PatternNet)(size)
+    return KINDS.get(kind, PatternNet)(size)
 
 
 def start_network(path: str | Path, kind: str) -> Network:
     """A network to go on training; generators begin from pretrained ones too."""
-    if kind not in (PAIRS, CELLS) and kind_of(path) == PAIRS:
+    if kind not in KINDS and kind_of(path) == PAIRS:
         return load_network(path, PAIRS).net.train()
     return load_network(path, kind).train()
 

@@ -91,4 +91,5 @@ def taken(data: Packed, index: Int[Tensor, " chosen"]) -> Packed:
     rows = torch.cat([torch.arange(*pair) for pair in zip(low, high, strict=True)])
     ends = (high - low).cumsum(0)
     starts = torch.cat([ends.new_zeros(1), ends])
-    return Packed(names, data.crystals.select(index), data.settings[rows], starts)
+    crystals = data.crystals.select(index)
+    return Packed(names, crystals, data.settings[rows], starts, data.standard)

@@ -6,10 +6,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from xrdkit.models import cell_net, diffusion, flow
-from xrdkit.models.checkpoint import CELLS, PAIRS
+from xrdkit.models import cell_net, density_net, diffusion, flow
+from xrdkit.models.checkpoint import CELLS, DENSITY, PAIRS
 
-METHODS = {"flow": flow, "diffusion": diffusion, CELLS: cell_net}  # loss and sample
+METHODS = {  # modules with their loss, and sample
+    "flow": flow,
+    "diffusion": diffusion,
+    CELLS: cell_net,
+    DENSITY: density_net,
+}
 SEEDS = 2**31  # seeds of single blocks, made from these, are whole numbers of 64 bits
 
 
@@ -17,7 +22,7 @@ SEEDS = 2**31  # seeds of single blocks, made from these, are whole numbers of 6
 class Plan:
     """How to train; stored with the state, and a run goes on only with the same."""
 
-    method: str = "flow"  # or "diffusion", "pretrain", "cell"
+    method: str = "flow"  # or "diffusion", "pretrain", "cell", "density"
     epochs: int = 100
     decay: float = 0.2  # share of the epochs over which the rate falls to zero
     rate: float = 1e-3

@@ -1,12 +1,16 @@
 """How well a generator does on crystals that it was not trained on."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 import torch
 
-from xrdkit.models import cell_net
+from xrdkit.density import on_grid
+from xrdkit.metrics import psnr, ssim
+from xrdkit.models import cell_net, density_net
 from xrdkit.models.cell_net import CellNet
 from xrdkit.models.crystal_net import PatternNet
+from xrdkit.models.density_net import DensityNet, field, formula_of
 from xrdkit.models.generate import flat
 from xrdkit.models.speed import autocast
 from xrdkit.packed import Packed
@@ -77,6 +81,41 @@ def cell_rates(
         near += (off.amax(-1) < NEAR).any(1).tolist()
     row = {"val_cell": total / len(part)}
     return row | ({"val_near": sum(near) / len(near)} if near else {})
+
+
+def density_rates(
+    model: DensityNet,
+    data: Packed,
+    *,
+    entries: int = 64,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Losses on 256 crystals; SSIM and PSNR of some, of the mean of what is seen.
+
+    Patterns are clean and formulas known; the pose is the one that was learned.
+    """
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    part = taken(data, order[:LOSS_ENTRIES]).to(device)
+    seen, counts = clean_profiles(part.crystals), part.crystals.counts.cpu()
+    generator, sums, near = torch.Generator().manual_seed(seed), torch.zeros(4), []
+    for n in counts.unique().tolist():
+        index = torch.nonzero(counts == n).flatten().to(device)
+        with torch.no_grad(), autocast(device):
+            losses = density_net.loss(model, batch_of(part, index, seen), generator)
+        sums += len(index) / len(part) * torch.stack([v.float().cpu() for v in losses])
+        few = index[index < entries]
+        for i in few.split(8) if len(few) else ():
+            batch = batch_of(part, i, seen)
+            with torch.no_grad(), autocast(device):
+                latent = model.latent(batch.profile, formula_of(batch.numbers))
+                answers = field(model, model.told(latent.mean)).cpu().numpy()
+            truths = on_grid(part.crystals.select(i)).cpu().numpy()
+            near += [(ssim(t, a), psnr(t, a)) for t, a in zip(truths, answers, strict=True)]
+    row = {"val_density": float(sums[1]), "val_cell": float(sums[3])}
+    if near:
+        row["val_ssim"], row["val_psnr"] = map(fmean, zip(*near, strict=True))
+    return row
 
 
 def matches(
