@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     "types progress files wavelengths scattering profile disturb simulate q_profile "
     "density metrics formats peaks background pattern space_group crystal nanocrystal cell "
-    "indexing dataset canonical packed structure_types library prototypes problem models "
-    "evidence confidence rank refine phases generators train retrieve solve benchmark report batch "
+    "indexing dataset canonical packed structure_types library prototypes problem "
+    "models evidence confidence rank refine phases generators train retrieve solve benchmark report batch "
     "cli __main__"
 ).split()
 BARE = (

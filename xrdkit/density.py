@@ -62,14 +62,27 @@ def on_grid(
     _check_room(len(crystals), points)
     density = crystals.lattice.new_zeros(len(crystals), points, points, points)
     for chosen, series in _series(crystals, u_iso):
-        h, place = series.hkl, crystals.lattice.new_tensor(shift)
-        turn = -2 * torch.pi * (h.to(place) @ place)
+        place = crystals.lattice.new_tensor(shift)
+        turn = -2 * torch.pi * (series.hkl.to(place) @ place)
         terms = series.terms * torch.polar(torch.ones_like(turn), turn)
-        folded = torch.remainder(h, points)
-        index = (folded[..., 0] * points + folded[..., 1]) * points + folded[..., 2]
-        box = terms.new_zeros(len(chosen), points**3).scatter_add_(1, index, terms)
-        density[chosen] = torch.fft.fftn(box.view(-1, *[points] * 3), dim=(1, 2, 3)).real
+        density[chosen] = synthesis(series.hkl, terms, points)
     return density
+
+
+def synthesis(
+    hkl: Int[Tensor, "crystals terms 3"],
+    terms: Complex[Tensor, "crystals terms"],
+    points: int = POINTS,
+) -> Float[Tensor, "crystals points points points"]:
+    """Real part of Σ terms exp(-2πi h·x) at the fractional coordinates i / points, by FFT.
+
+    Over half a sphere of reflections terms are 2 F(h) / V, and F(000) / V.
+    """
+    _check_room(len(hkl), points)
+    folded = torch.remainder(hkl, points)
+    index = (folded[..., 0] * points + folded[..., 1]) * points + folded[..., 2]
+    box = terms.new_zeros(len(hkl), points**3).scatter_add_(1, index, terms)
+    return torch.fft.fftn(box.view(-1, *[points] * 3), dim=(1, 2, 3)).real
 
 
 def at_points(

@@ -413,7 +413,8 @@ class Fit:
     parameters, ``correlations`` above 0.9, ``warnings``, ``sigma`` of the points (0: no
     weight), N and P of the R values, ``esd`` for what e.s.d.s are multiplied by, and its
     parameter ``table`` with the ``covariance`` of ``table.vector()``, which is multiplied
-    by the square of that.
+    by the square of that. ``factors`` are h, k, l and |F| (electrons), observed as the
+    model partitions the profile, and calculated, of the first phase's unique reflections.
     """
 
     __repr__ = _in_line
@@ -452,6 +453,7 @@ class Fit:
     esd: str = "gof"
     table: Any = None
     covariance: Float[np.ndarray, "rows rows"] | None = None
+    factors: Float[np.ndarray, "reflections 5"] | None = None
 
     @property
     def r_wp(self) -> float:

@@ -36,6 +36,7 @@ LEVELS = {"full": 0.5, "elements": 0.2, "dropped": 0.15, "none": 0.15}  # and th
 BINS, FINE = 6, 4  # asked in training: a random one of FINE³ points in each of BINS³ boxes
 KL, CELL = 0.002, 0.2  # weights beside the density
 AT_ONCE = 32_768  # points of all crystals that are asked at once
+NARROW = -2.0  # ln of the standard deviations with which training begins
 GROWTH = 24  # channels that each convolution adds
 
 
@@ -181,7 +182,7 @@ class DensityNet(nn.Module):
         """The distribution for patterns and formulas (``formula_of``)."""
         seen = [self.pattern(profile).chunk(2, 1), self.formula(formula).chunk(2, 1)]
         mean, log_sd = (torch.cat(part, 1).float() for part in zip(*seen, strict=True))
-        return Latent(mean, log_sd.clamp(-6, 3))
+        return Latent(mean, (log_sd + NARROW).clamp(-6, 3))
 
     def told(self, z: Float[Tensor, "crystals width"]) -> Float[Tensor, "crystals told"]:
         """What fields and cells are made from, of draws from the distribution."""
