@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     "types progress files wavelengths scattering profile disturb simulate q_profile "
     "density metrics formats peaks background pattern space_group crystal nanocrystal cell "
-    "indexing dataset canonical packed structure_types library prototypes problem "
-    "models evidence confidence rank refine phases generators train retrieve solve benchmark report batch "
-    "cli __main__"
+    "indexing dataset canonical packed structure_types library prototypes problem models "
+    "evidence confidence rank refine phases generators train retrieve solve benchmark "
+    "report batch cli __main__"
 ).split()
 BARE = (
     "types scattering profile simulate q_profile density metrics packed models train"

@@ -104,22 +104,27 @@ def densities(
     pattern = without_phases(problem.pattern, problem.phases)
     profile = profile_of(pattern)[None].to(device)
     formula = formula_of(_atoms(model, problem).to(device), [_level(problem)])
-    return _drawn(model, profile, formula, count, generator)
+    return fields(model, profile, formula, count=count, generator=generator)
 
 
-def _drawn(
+def fields(
     model: DensityNet,
-    profile: torch.Tensor,
-    formula: torch.Tensor,
+    profile: Float[torch.Tensor, "1 2 1024"],
+    formula: Float[torch.Tensor, "1 known"],
+    *,
     count: int,
     generator: torch.Generator,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    with torch.no_grad(), autocast(str(profile.device)):
+    points: int = GRID,
+) -> Iterator[tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "n n n"]]]:
+    """``densities`` of a pattern as networks see it, and of a formula (``formula_of``)."""
+    device = str(profile.device)
+    with torch.no_grad(), autocast(device):
         latent = model.latent(profile, formula)
-        for i in range(count):
+    for i in range(count):
+        with torch.no_grad(), autocast(device):
             told = model.told(drawn(latent, generator) if i else latent.mean)
-            lattice = rows_of(model.cells(told))[0].double().cpu().numpy()
-            yield lattice, field(model, told, GRID)[0].double().cpu().numpy()
+            cell, density = model.cells(told)[0], field(model, told, points)[0]
+        yield rows_of(cell).double().cpu().numpy(), density.double().cpu().numpy()
 
 
 def _level(problem: Problem) -> str:

@@ -13,6 +13,7 @@ promolecule density in the one description of each crystal (``xrdkit.canonical``
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -56,14 +57,15 @@ class Latent(NamedTuple):
     log_sd: Float[Tensor, "crystals width"]
 
 
+@cache
 def frequencies(count: int) -> Float[Tensor, "count 3"]:
     """Integers h k l, one of each and its opposite: the lowest, and others at random."""
-    h = torch.arange(-HIGHEST, HIGHEST + 1)
+    h = torch.arange(-HIGHEST, HIGHEST + 1, device="cpu")
     every = torch.cartesian_prod(h, h, h)
-    code = every @ torch.tensor([(2 * HIGHEST + 1) ** 2, 2 * HIGHEST + 1, 1])
-    half = every[code > 0].float()
+    code = (every[:, 0] * (2 * HIGHEST + 1) + every[:, 1]) * (2 * HIGHEST + 1)
+    half = every[code + every[:, 2] > 0].float()
     generator = torch.Generator().manual_seed(0)
-    draw = torch.rand(len(half), generator=generator).log()
+    draw = torch.rand(len(half), generator=generator, device="cpu").log()
     square = half.square().sum(-1)
     chance = draw / torch.exp(-square / (2 * SPREAD**2))  # the highest k: drawn by weights
     chance = torch.where(square <= 6, square / 1e3, chance)
@@ -71,12 +73,14 @@ def frequencies(count: int) -> Float[Tensor, "count 3"]:
 
 
 def formula_of(
-    numbers: Int[Tensor, "crystals atoms"], levels: Sequence[str] | None = None
+    numbers: Int[Tensor, "crystals atoms"],
+    levels: Sequence[str] | None = None,
+    generator: torch.Generator | None = None,
 ) -> Float[Tensor, "crystals known"]:
     """Fractions of elements, and whether ratios are known and elements are complete.
 
     Levels are "full", "elements" (ratios unknown: every element is 1), "dropped" (one of
-    several elements is left out, the last one of the lowest atom) and "none".
+    several elements, that of an atom at random, is left out) and "none".
     """
     count, atoms = numbers.shape
     shares = torch.zeros(count, ELEMENTS, device=numbers.device)
@@ -89,7 +93,9 @@ def formula_of(
     )
     present = (shares > 0).to(shares)
     several = present.sum(1, keepdim=True) > 1
-    absent = functional.one_hot(numbers[:, -1], ELEMENTS) * several * (1 - there)
+    atom = torch.randint(atoms, (count, 1), generator=generator).to(numbers.device)
+    lost = functional.one_hot(numbers.gather(1, atom)[:, 0], ELEMENTS)
+    absent = lost * several * (1 - there)
     known = torch.where(full > 0, shares, present * some * (1 - absent))
     return torch.cat([known, full, there], 1)
 
@@ -245,7 +251,7 @@ def loss(
     """
     names, shares = list(LEVELS), torch.tensor(list(LEVELS.values()))
     draw = torch.multinomial(shares, len(batch.cell), True, generator=generator)
-    formula = formula_of(batch.numbers, [names[i] for i in draw.tolist()])
+    formula = formula_of(batch.numbers, [names[i] for i in draw.tolist()], generator)
     latent = model.latent(batch.profile, formula)
     told = model.told(drawn(latent, generator))
     places, truth, mean = asked(batch, generator)
