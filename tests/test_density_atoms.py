@@ -244,4 +244,4 @@ def test_learned_crystals_are_solved_from_their_elements(tmp_path, capsys):
     ]
     line += ["O", "--weights", weights, "--quiet", "-o", tmp_path / "out"]
     assert main([str(word) for word in line]) == 0
-    assert "SrTiO3" in capsys.readouterr().out
+    assert "1  Pm-3m (221)  Sr 1a" in capsys.readouterr().out

@@ -13,6 +13,7 @@ refined_steps             the best few by full profile (Rietveld), where an engi
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -223,11 +224,13 @@ def named(
 
 
 def network_of(weights: str | Path | None) -> tuple[str, ...]:
-    """The source that weights are of; a flow's if they say nothing."""
+    """The source that weights are of; a flow if they say nothing, or are not there."""
     if not weights:
         return ()
-    kind = kind_of(located(weights))
-    return (kind,) if kind in WEIGHTS else ("flow",)
+    with suppress(FileNotFoundError):
+        if (kind := kind_of(located(weights))) in WEIGHTS:
+            return (kind,)
+    return ("flow",)
 
 
 def without_formula(sources: tuple) -> tuple:
