@@ -145,6 +145,11 @@ def test_formula_or_elements_are_asked_for_in_one_sentence(given, said, pattern)
         pose(pattern, **given)
 
 
+def test_solving_asks_for_a_formula_or_elements_before_anything_else(pattern):
+    with pytest.raises(ValueError, match="both given or both missing"):
+        solve(pattern, progress=False)
+
+
 def test_without_a_formula_other_sources_are_left_out_or_refused(
     pattern, monkeypatch, tmp_path
 ):

@@ -162,6 +162,15 @@ def parse_elements(elements: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def check_known(formula: str | None, elements: Sequence[str] | None) -> None:
+    """Refuse a formula beside elements, and neither."""
+    if (formula is None) == (elements is None):
+        raise ValueError(
+            "formula and elements are both given or both missing; give the formula, or, "
+            "where it is not known, the elements"
+        )
+
+
 def pose(
     pattern: Pattern,
     formula: str | None = None,
@@ -176,11 +185,7 @@ def pose(
 ) -> Problem:
     """A checked Problem with its pattern prepared and its library loaded and thinned."""
     pattern = pattern if size is None else replace(pattern, size=usable_size(size))
-    if (formula is None) == (elements is None):
-        raise ValueError(
-            "formula and elements are both given or both missing; give the formula, or, "
-            "where it is not known, the elements"
-        )
+    check_known(formula, elements)
     if contents and formula is None:
         raise ValueError("contents are given without a formula; give both, or the elements")
     counts = reduced(parse_formula(formula)) if formula is not None else {}

@@ -29,7 +29,7 @@ from xrdkit.library import Library
 from xrdkit.models.checkpoint import kind_of
 from xrdkit.models.weights import located
 from xrdkit.phases import foreign_phases, known_phases
-from xrdkit.problem import pose
+from xrdkit.problem import check_known, pose
 from xrdkit.progress import told
 from xrdkit.rank import rank, scored, sound
 from xrdkit.refine.batch import refine_steps
@@ -100,6 +100,7 @@ def solve_steps(
     flow may be changed while it runs.
     """
     lap, where = Laps(), usable_device(device)
+    check_known(formula, elements)
     trained = network_of(weights)
     if sources is None:
         sources = tuple(dict.fromkeys((*DEFAULT, *trained)))

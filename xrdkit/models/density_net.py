@@ -25,9 +25,9 @@ from xrdkit.density import POINTS as GRID
 from xrdkit.density import on_grid
 from xrdkit.models.cell_net import TYPICAL
 from xrdkit.models.crystal_net import ELEMENTS, Size
+from xrdkit.models.encoder import DenseEncoder
 from xrdkit.models.generate import flat
 from xrdkit.models.lattice import decoded, encoded
-from xrdkit.q_profile import POINTS
 from xrdkit.types import Batch
 
 SIZE = Size(atom=256, edge=256, layers=3, waves=192, pattern=192)
@@ -38,7 +38,6 @@ BINS, FINE = 6, 4  # asked in training: a random one of FINE³ points in each of
 KL, CELL = 0.002, 0.2  # weights beside the density
 AT_ONCE = 32_768  # points of all crystals that are asked at once
 NARROW = -2.0  # ln of the standard deviations with which training begins
-GROWTH = 24  # channels that each convolution adds
 
 
 class Loss(NamedTuple):
@@ -98,46 +97,6 @@ def formula_of(
     absent = lost * several * (1 - there)
     known = torch.where(full > 0, shares, present * some * (1 - absent))
     return torch.cat([known, full, there], 1)
-
-
-class _Dense(nn.Module):
-    """Convolutions that each add channels to all before them, then half the points."""
-
-    def __init__(self, width: int, layers: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Sequential(
-                nn.GroupNorm(8, width + i * GROWTH),
-                nn.ReLU(),
-                nn.Conv1d(width + i * GROWTH, GROWTH, 3, padding=1),
-            )
-            for i in range(layers)
-        )
-        self.out = nn.Conv1d(width + layers * GROWTH, width, 2, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = torch.cat([x, layer(x)], 1)
-        return self.out(x)
-
-
-class DenseEncoder(nn.Module):
-    """DenseNet over 1,024 points: windows of 16 every 8, three blocks, all that is left."""
-
-    def __init__(self, width: int, channels: int = 64, thin: int = 32) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv1d(2, channels, 16, stride=8, padding=4),
-            *(_Dense(channels, 3) for _ in range(3)),
-            nn.GroupNorm(8, channels),
-            nn.ReLU(),
-            nn.Conv1d(channels, thin, 1),
-        )
-        self.out = nn.Linear(thin * POINTS // 64, width)
-
-    def forward(self, profile: Float[Tensor, "crystals 2 1024"]) -> Tensor:
-        """Features of patterns."""
-        return self.out(functional.relu(self.body(profile).flatten(1)))
 
 
 class _Layer(nn.Module):
