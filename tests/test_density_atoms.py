@@ -173,8 +173,8 @@ def measured():
     clean = pattern_of(
         from_structures([STRUCTURES["SrTiO3"]]),
         Radiation((1.5406,)),
-        two_theta=(15, 110, 2376),
-        instrument=Instrument(w=0.01),
+        two_theta=(15, 110, 1188),
+        instrument=Instrument(w=0.03),
     )
     generator = torch.Generator().manual_seed(0)
     return realistic(clean, generator, counts=2e4, background=0.01, lines=0)
