@@ -159,7 +159,10 @@ def test_interrupted_command_says_that_files_are_whole(here, monkeypatch, capsys
     [
         (["solve", "absent.xy", "--formula", "TiO2"], "there is no file absent.xy"),
         (["solve", "example:gold", "--formula", "Au"], "no example 'gold'; choose one of"),
-        (["solve", "example:rutile"], "required: --formula; see xrdkit solve --help"),
+        (
+            ["solve", "example:rutile"],
+            "arguments --formula --elements is required; see xrdkit solve",
+        ),
         (["slove"], "invalid choice: 'slove'"),
         (solve("--cell", "4,4,3"), "'4,4,3' is not 6 numbers like 4.59"),
         (solve("--sources", "odd"), "invalid choice: 'odd'"),

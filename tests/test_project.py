@@ -17,12 +17,14 @@ import xrdkit
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "types progress files wavelengths scattering profile disturb simulate q_profile "
-    "metrics formats peaks background pattern space_group crystal nanocrystal cell "
-    "indexing dataset packed structure_types library prototypes problem models evidence "
-    "confidence rank refine phases generators train retrieve solve benchmark report batch "
-    "cli __main__"
+    "density metrics formats peaks background pattern space_group crystal nanocrystal cell "
+    "indexing dataset canonical packed structure_types library prototypes problem models "
+    "evidence confidence rank refine phases generators train retrieve solve benchmark "
+    "report batch cli __main__"
 ).split()
-BARE = ("types scattering profile simulate q_profile metrics packed models train").split()
+BARE = (
+    "types scattering profile simulate q_profile density metrics packed models train"
+).split()
 OPTIONAL = {"pymatgen", "spglib", "gemmi", "pybaselines"}
 JUPYTER = {"IPython", "ipywidgets", "anywidget", "ipykernel", "nglview", "plotly"}
 MODULES = sorted(p for p in (ROOT / "xrdkit").rglob("*.py") if p.name != "make.py")

@@ -16,6 +16,7 @@ LITERATURE = {"stol": 0.5, "ltol": 0.3, "angle_tol": 10.0}  # as CDVAE and all a
 STRICT = {"stol": 0.2, "ltol": 0.05, "angle_tol": 3.0}
 STRICT_VOLUME = 0.01  # largest relative difference of the volume per atom
 SYMPREC = 0.1  # Å
+WINDOW = 7  # points along each edge of a window in which densities are compared
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,42 @@ def r_squared(
 ) -> float:
     """PXRDnet's R², Σ(y-c)²/Σy²: unweighted, no root, a share; for its benchmark only."""
     return float(((observed - calculated) ** 2).sum() / (observed**2).sum())
+
+
+def ssim(truth: Float[np.ndarray, "a b c"], answer: Float[np.ndarray, "a b c"]) -> float:
+    """Structural similarity of two densities on a grid, at most 1; higher is better.
+
+    Wang et al., IEEE Trans. Image Process. 13, 600 (2004): the mean over all windows of 7³
+    points of (2 m m' + C1)(2 cov + C2) / (m² + m'² + C1)(var + var' + C2), with C1, C2 the
+    squares of 1 % and 3 % of the range of the truth. Windows go on across the cell's faces.
+    """
+    from scipy.ndimage import uniform_filter
+
+    x, y = (values.astype(float) for values in (truth, answer))
+    c1, c2 = (np.array([0.01, 0.03]) * _range(x)) ** 2
+    mean_x, mean_y, xx, yy, xy = (
+        uniform_filter(values, WINDOW, mode="wrap")
+        for values in (x, y, x * x, y * y, x * y)
+    )
+    xx, yy, xy = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
+    alike = (2 * mean_x * mean_y + c1) * (2 * xy + c2)
+    return float((alike / ((mean_x**2 + mean_y**2 + c1) * (xx + yy + c2))).mean())
+
+
+def psnr(truth: Float[np.ndarray, "a b c"], answer: Float[np.ndarray, "a b c"]) -> float:
+    """Peak signal-to-noise ratio 10 log10((max - min)² / mean square error) in dB."""
+    square = np.square(truth.astype(float) - answer).mean()
+    return float(10 * np.log10(_range(truth) ** 2 / max(square, 1e-30)))
+
+
+def _range(truth: Float[np.ndarray, "a b c"]) -> float:
+    """Highest less lowest value of a density that is to be compared with."""
+    found = float(np.ptp(truth))
+    if not found > 0:
+        raise ValueError(
+            "the density to compare with is the same everywhere; give that of a crystal"
+        )
+    return found
 
 
 def _weights(

@@ -1,11 +1,11 @@
-"""Structure tables as one compact file to train from, in Niggli cells.
+"""Structure tables as one compact file to train from, in Niggli or in standard cells.
 
 ``pack`` needs spglib, once; ``load_packed`` reads with torch and safetensors alone.
 """
 
 import json
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from xrdkit.canonical import canonical, unimodular
 from xrdkit.files import write_whole
+from xrdkit.space_group import crystal_system
 from xrdkit.types import Crystals
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ FORMAT, KIND = 1, "xrdkit structures"
 MOST_ATOMS = 255  # of a packed crystal
 SAME_METRIC = 5e-3  # of the mean squared edge: how far a setting's metric may be off
 U_ISO = 0.006  # Å², as everywhere without a measured one
+SYSTEMS = tuple(crystal_system(last) for last in (2, 15, 74, 142, 167, 194, 230))
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,14 @@ class Packed:
 
     ``settings`` are indices into ``UNIMODULAR``; those of crystal i are rows
     ``starts[i]`` to ``starts[i + 1]``. They keep the metric: a' = M a, x' = x M⁻¹.
+    ``standard`` ones are in the one description of ``xrdkit.canonical``, and have no other.
     """
 
     ids: tuple[str, ...]
     crystals: Crystals
     settings: Int[Tensor, " settings"]
     starts: Int[Tensor, " one_more"]
+    standard: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -50,38 +55,48 @@ class Packed:
     def to(self, device: torch.device | str) -> "Packed":
         """The same on another device."""
         moved = (self.crystals, self.settings, self.starts)
-        return Packed(self.ids, *(part.to(device) for part in moved))
+        return Packed(self.ids, *(part.to(device) for part in moved), self.standard)
 
 
-def _unimodular() -> Int[np.ndarray, "matrices 3 3"]:
-    """Integer matrices of determinant ±1 with entries -1, 0 and 1; the first is unity."""
-    every = np.array(list(product((-1, 0, 1), repeat=9)), dtype=np.int8).reshape(-1, 3, 3)
-    kept = every[np.abs(np.rint(np.linalg.det(every.astype(float)))) == 1]
-    unity = (kept == np.eye(3)).all((1, 2))
-    return np.concatenate([kept[unity], kept[~unity]])
+UNIMODULAR = torch.from_numpy(unimodular())
 
 
-UNIMODULAR = torch.from_numpy(_unimodular())
+def pack(
+    table: "Table", path: str | Path, *, standard: bool = False, system: str = "all"
+) -> Path:
+    """Write the ordered crystals of a table; those with mixed sites are left out.
 
-
-def pack(table: "Table", path: str | Path) -> Path:
-    """Write the ordered crystals of a table; those with mixed sites are left out."""
-    tensors = _tensors(table)
+    In Niggli cells with their settings, or in the ``standard`` description of each; those
+    of one crystal ``system``, as "cubic", or all.
+    """
+    tensors = _tensors(table, standard, system)
     header = {"format": FORMAT, "kind": KIND, "structures": len(tensors["counts"])}
+    header |= {"standard": standard}
     return write_whole(
         path, lambda part: save_file(tensors, part, {"xrdkit": json.dumps(header)})
     )
 
 
-def packed_of(table: "Table") -> Packed:
+def packed_of(table: "Table", *, standard: bool = False, system: str = "all") -> Packed:
     """The ordered crystals of a table, without a file; others are left out."""
-    return _packed(_tensors(table))
+    return _packed(_tensors(table, standard, system), standard)
 
 
-def _tensors(table: "Table") -> dict[str, Tensor]:
+def _tensors(table: "Table", standard: bool, system: str) -> dict[str, Tensor]:
     """What a file holds of a table."""
-    whole = _ordered(table)
-    lattices, fracs, numbers = zip(*(niggli(*table.arrays(i)) for i in whole), strict=True)
+    whole = [i for i in _ordered(table) if system in ("all", _system(table, i))]
+    if not whole:
+        raise ValueError(
+            f"none of {len(table)} structures is {system}; give a table with such, or one "
+            f"of all, {', '.join(SYSTEMS)}"
+        )
+    if standard:
+        found = {i: canonical(*table.arrays(i)) for i in whole}
+        whole = [i for i in whole if found[i]]
+        parts = [found[i][1:] for i in whole]
+    else:
+        parts = [niggli(*table.arrays(i)) for i in whole]
+    lattices, fracs, numbers = zip(*parts, strict=True)
     counts = torch.tensor([len(n) for n in numbers])
     tensors = {
         "lattice": torch.tensor(np.array(lattices)).float(),
@@ -92,8 +107,14 @@ def _tensors(table: "Table") -> dict[str, Tensor]:
             torch.uint8
         ),
     }
-    tensors["settings"], tensors["starts"] = settings_of(tensors["lattice"])
-    return tensors
+    one = torch.zeros(len(whole), dtype=torch.int16), torch.arange(len(whole) + 1)
+    own = one if standard else settings_of(tensors["lattice"])
+    return tensors | dict(zip(("settings", "starts"), own, strict=True))
+
+
+def _system(table: "Table", row: int) -> str:
+    """The crystal system of a row of a table."""
+    return crystal_system(table.space_groups[row])
 
 
 def _ordered(table: "Table") -> list[int]:
@@ -172,10 +193,10 @@ def load_packed(path: str | Path) -> Packed:
         raise ValueError(
             f"{path} is truncated or not a safetensors file ({error}); pack it again"
         ) from error
-    return _packed(tensors)
+    return _packed(tensors, bool(header.get("standard", False)))
 
 
-def _packed(tensors: dict[str, Tensor]) -> Packed:
+def _packed(tensors: dict[str, Tensor], standard: bool) -> Packed:
     counts = tensors["counts"].long()
     atoms = len(tensors["numbers"])
     crystals = Crystals(
@@ -187,4 +208,4 @@ def _packed(tensors: dict[str, Tensor]) -> Packed:
         torch.repeat_interleave(counts),
     )
     ids = tuple(bytes(tensors["names"].tolist()).decode().split("\n"))
-    return Packed(ids, crystals, tensors["settings"], tensors["starts"])
+    return Packed(ids, crystals, tensors["settings"], tensors["starts"], standard)

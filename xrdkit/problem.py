@@ -1,7 +1,7 @@
 """From what a user types to a Problem: formula, contents, cell, space group, checked."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import gcd, isclose
 from pathlib import Path
@@ -150,10 +150,32 @@ def whole(counts: dict[str, float]) -> bool:
     return all(isclose(n, round(n), abs_tol=1e-6) for n in counts.values())
 
 
+def parse_elements(elements: Sequence[str]) -> tuple[str, ...]:
+    """Distinct element symbols, such as ("Ti", "O")."""
+    found = [elements] if isinstance(elements, str) else list(elements)
+    if not found or not all(re.fullmatch("[A-Z][a-z]?", str(e)) for e in found):
+        raise ValueError(
+            f"elements {', '.join(map(repr, found)) or 'are none'}; give symbols one by "
+            "one, such as Ti O"
+        )
+    _check_elements(dict.fromkeys(found, 1.0), " ".join(found))
+    return tuple(dict.fromkeys(found))
+
+
+def check_known(formula: str | None, elements: Sequence[str] | None) -> None:
+    """Refuse a formula beside elements, and neither."""
+    if (formula is None) == (elements is None):
+        raise ValueError(
+            "formula and elements are both given or both missing; give the formula, or, "
+            "where it is not known, the elements"
+        )
+
+
 def pose(
     pattern: Pattern,
-    formula: str,
+    formula: str | None = None,
     *,
+    elements: Sequence[str] | None = None,
     contents: str | None = None,
     cell: tuple[float | int, ...] | None = None,
     space_group: int | str | None = None,
@@ -163,7 +185,11 @@ def pose(
 ) -> Problem:
     """A checked Problem with its pattern prepared and its library loaded and thinned."""
     pattern = pattern if size is None else replace(pattern, size=usable_size(size))
-    counts = reduced(parse_formula(formula))
+    check_known(formula, elements)
+    if contents and formula is None:
+        raise ValueError("contents are given without a formula; give both, or the elements")
+    counts = reduced(parse_formula(formula)) if formula is not None else {}
+    known_elements = parse_elements(elements) if elements is not None else ()
     inside = _contents(contents, counts, formula) if contents else None
     cells = ((usable_cell(cell), 1.0),) if cell is not None else ()
     group = space_group_number(space_group) if space_group is not None else None
@@ -179,7 +205,8 @@ def pose(
             _check_metric(lattice, group)
         if inside is not None:
             _check_room(lattice, inside, known)
-        doubts = cell_doubts(prepared, lattice, inside or counts, known)
+        least = inside or counts or dict.fromkeys(known_elements, 1.0)
+        doubts = cell_doubts(prepared, lattice, least, known)
         prepared = replace(prepared, warnings=(*prepared.warnings, *doubts))
     return Problem(
         prepared,
@@ -189,6 +216,7 @@ def pose(
         group,
         library=known.without(frozenset(exclude)) if exclude else known,
         exclude=frozenset(exclude),
+        elements=known_elements,
     )
 
 

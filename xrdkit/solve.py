@@ -22,12 +22,19 @@ import torch
 from tqdm.auto import tqdm
 
 from xrdkit.evidence import excess
-from xrdkit.generators import DEFAULT, LEARNED, NEEDED, SOURCES, weights_of
+from xrdkit.generators import (
+    ANY_FORMULA,
+    DEFAULT,
+    LEARNED,
+    NEEDED,
+    SOURCES,
+    weights_of,
+)
 from xrdkit.generators.cells import cells_for
 from xrdkit.library import Library
 from xrdkit.models.weights import Weights, default, located
 from xrdkit.phases import foreign_phases, known_phases
-from xrdkit.problem import pose
+from xrdkit.problem import check_known, pose
 from xrdkit.progress import told
 from xrdkit.rank import rank, scored, sound
 from xrdkit.refine.batch import refine_steps
@@ -53,6 +60,11 @@ KEPT = 12  # fits that are refined again beside the candidates of the next sourc
 TRUSTED = 0.3  # residual up to which radiation and slits that fits found are kept
 RAISED = 5  # fits whose symmetry may be higher
 TOLD = 3  # fits of which it is said what the pattern determines
+ASK_FORMULA = ", ".join(source for source in SOURCES if source not in ANY_FORMULA)
+NO_FORMULA = (
+    f"the formula is not known: {ASK_FORMULA} need one and were left out; the probability "
+    "is that of answers to known formulas"
+)
 Needed = Callable[[Problem, float], bool]
 BAR = "{desc:<10} {bar:24} {n_fmt}/{total_fmt} {elapsed} {postfix}"
 
@@ -72,8 +84,9 @@ class Laps:
 
 def solve_steps(
     pattern: Pattern,
-    formula: str,
+    formula: str | None = None,
     *,
+    elements: Sequence[str] | None = None,
     sources: str | Source | Sequence[str | Source] | None = None,
     weights: Weights | None = None,
     controls: Controls | None = None,
@@ -92,14 +105,18 @@ def solve_steps(
     flow may be changed while it runs.
     """
     lap, where = Laps(), usable_device(device)
+    check_known(formula, elements)
     own = weights_of(weights)
     sources = tuple(dict.fromkeys((*DEFAULT, *own))) if sources is None else sources
-    asked = [named(source, own, controls) for source in several(sources)]
-    if idle := [name for name in own if name not in several(sources)]:
+    chosen = several(sources)
+    if idle := [name for name in own if name not in chosen]:
         raise ValueError(
             f"weights are given and {' and '.join(idle)}, which they are of, is not among "
             "the sources; add it, or leave the weights out"
         )
+    if formula is None:
+        chosen = without_formula(chosen)
+    asked = [named(source, own, controls) for source in chosen]
     if not asked or candidates < 1:
         raise ValueError("no sources or no candidates are asked for; give at least one")
     if index and given.get("cell") is not None:
@@ -108,7 +125,8 @@ def solve_steps(
         check_engine(engine, pattern)
     settings = {"formula": formula, "sources": sources, "candidates": candidates}
     settings |= {"seed": seed, "phases": phases, "index": index, "engine": engine}
-    problem = pose(pattern, formula, **given)
+    settings |= {"elements": elements}
+    problem = pose(pattern, formula, elements=elements, **given)
     settings |= {"weights": weights, **given}
     return pipeline(pattern, problem, asked, settings, device=where, lap=lap)
 
@@ -131,6 +149,8 @@ def pipeline(
     fits = yield from search(problem, asked, generator, device, lap)
     yield Progress("rank", 0, 1, fits[0] if fits else None)
     solution = rank(problem, fits, settings["candidates"])
+    if not problem.formula:
+        solution = replace(solution, reasons=(*solution.reasons, NO_FORMULA))
     lap("rank")
     solution = yield from explained(solution, device)
     lap("explain")
@@ -205,6 +225,17 @@ def named(
     return partial(SOURCES[source], **keywords), NEEDED[source]
 
 
+def without_formula(sources: tuple) -> tuple:
+    """The sources that need no formula, and functions."""
+    kept = tuple(s for s in sources if not isinstance(s, str) or s in ANY_FORMULA)
+    if not kept:
+        raise ValueError(
+            f"the sources {', '.join(sources)} need a formula; give it, or weights of a "
+            "density network, which elements are enough for"
+        )
+    return kept
+
+
 def several(what: Any) -> tuple:
     """One thing, or a sequence of them, as a tuple."""
     from pymatgen.core import Structure
@@ -239,8 +270,9 @@ def again(fit: Fit) -> Candidate:
 
 def solve(
     pattern: Pattern,
-    formula: str,
+    formula: str | None = None,
     *,
+    elements: Sequence[str] | None = None,
     contents: str | None = None,
     cell: tuple[float | int, ...] | None = None,
     space_group: int | str | None = None,
@@ -259,21 +291,24 @@ def solve(
 ) -> Solution:
     """Ranked, refined structures for a powder pattern and a chemical formula.
 
-    ``contents`` is the formula of the primitive cell ("Ti2 O4"), or of ``cell`` when that
-    is given: (a, b, c, α, β, γ) in Å and degrees, in any setting. ``size`` (Å) is that of
-    nanocrystals, whose lines are as wide as sinc²(Q size / 2). ``phases`` are known to
-    be in the sample too: CIF files, Structures or formulas. With ``index`` cells are looked
-    for in the lines first and proposed to every source. ``exclude`` lists reduced formulas
-    to be left out of the library; without ``library`` the shipped prototypes serve.
-    ``sources`` names those of ``xrdkit.generators`` that are asked, by default all that are
-    needed; ``weights`` (a name, file or address, or several) are of a flow or a latent
-    space, which draw structures too, or in place of those that ship. With ``engine``
-    "builtin" or "gsas2" the best three are refined by full profile, which gives R values
-    and e.s.d.s, and ordered by that.
+    Where the formula is not known, ``elements`` ("Ti", "O") are enough for the source
+    "density"; the others are left out. ``contents`` is the formula of the primitive cell
+    ("Ti2 O4"), or of ``cell`` when that is given: (a, b, c, α, β, γ) in Å and degrees, in
+    any setting. ``size`` (Å) is that of nanocrystals, whose lines are as wide as
+    sinc²(Q size / 2). ``phases`` are known to be in the sample too: CIF files, Structures
+    or formulas. With ``index`` cells are looked for in the lines first and proposed to
+    every source. ``exclude`` lists reduced formulas to be left out of the library; without
+    ``library`` the shipped prototypes serve. ``sources`` names those of
+    ``xrdkit.generators`` that are asked, by default all that are needed; ``weights`` (a
+    name, file or address, or several) are of a flow, a latent space or a density network,
+    which draw structures too, or in place of those that ship. With ``engine`` "builtin" or
+    "gsas2" the best three are refined by full profile, which gives R values and e.s.d.s,
+    and ordered by that.
     """
     steps = solve_steps(
         pattern,
         formula,
+        elements=elements,
         contents=contents,
         cell=cell,
         space_group=space_group,

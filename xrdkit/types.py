@@ -322,8 +322,9 @@ class Batch:
 class Problem:
     """What a source is asked.
 
-    ``formula`` is the reduced formula as counts by element; ``contents`` the same for the
-    primitive cell when it is known, or for the given cell. ``cells`` are candidate cells
+    ``formula`` is the reduced formula as counts by element, empty where ``elements`` alone
+    are known; ``contents`` the same for the primitive cell when it is known, or for the
+    given cell. ``cells`` are candidate cells
     (a, b, c, α, β, γ) in any setting, with weights; a weight of one is a cell that is
     given, lower ones are proposals. ``phases`` are known to be in the sample beside the
     unknown one.
@@ -340,6 +341,12 @@ class Problem:
     phases: tuple["Phase", ...] = ()
     library: Any = None
     exclude: frozenset[str] = frozenset()
+    elements: tuple[str, ...] = ()
+
+    @property
+    def one_of_each(self) -> dict[str, float]:
+        """The formula, or one atom of each element where that is not known."""
+        return self.formula or dict.fromkeys(self.elements, 1.0)
 
     @property
     def given_cells(self) -> tuple[tuple[float, ...], ...]:
@@ -408,7 +415,8 @@ class Fit:
     parameters, ``correlations`` above 0.9, ``warnings``, ``sigma`` of the points (0: no
     weight), N and P of the R values, ``esd`` for what e.s.d.s are multiplied by, and its
     parameter ``table`` with the ``covariance`` of ``table.vector()``, which is multiplied
-    by the square of that.
+    by the square of that. ``factors`` are h, k, l and |F| (electrons), observed as the
+    model partitions the profile, and calculated, of the first phase's unique reflections.
     """
 
     __repr__ = _in_line
@@ -447,6 +455,7 @@ class Fit:
     esd: str = "gof"
     table: Any = None
     covariance: Float[np.ndarray, "rows rows"] | None = None
+    factors: Float[np.ndarray, "reflections 5"] | None = None
 
     @property
     def r_wp(self) -> float:

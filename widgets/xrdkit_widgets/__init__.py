@@ -1,6 +1,7 @@
 """Views of xrdkit's results for notebooks; they show and compute no science."""
 
 from xrdkit_widgets.candidates_widget import CandidatesWidget
+from xrdkit_widgets.density_plot import plot_isosurface, plot_section
 from xrdkit_widgets.fit_plot import plot_fit
 from xrdkit_widgets.pattern_widget import PatternWidget
 from xrdkit_widgets.refine_widget import RefineWidget
@@ -14,4 +15,6 @@ __all__ = [
     "SolveWidget",
     "TrajectoryWidget",
     "plot_fit",
+    "plot_isosurface",
+    "plot_section",
 ]

@@ -116,7 +116,9 @@ def parser() -> argparse.ArgumentParser:
 def add_solve(sub: argparse.ArgumentParser) -> None:
     """Options of ``xrdkit solve``."""
     add_pattern(sub)
-    sub.add_argument("--formula", required=True, help="chemical formula, like TiO2")
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--formula", help="chemical formula, like TiO2")
+    what.add_argument("--elements", nargs="+", help="where it is not known, like Ti O")
     sub.add_argument("--contents", help='contents of the cell, like "Ti2 O4"')
     sub.add_argument("--cell", type=cell, help="a,b,c,α,β,γ in Å and °, if it is known")
     sub.add_argument(
@@ -150,7 +152,7 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
         "--weights",
         nargs="+",
         metavar="WEIGHTS",
-        help="of a flow or a latent space that draws structures too: name or file",
+        help="of a flow, a latent space or a density network: name or file",
     )
     sub.add_argument(
         "--for",
@@ -185,6 +187,7 @@ def run_solve(args: argparse.Namespace) -> None:
         solution = solve(
             pattern,
             args.formula,
+            elements=args.elements,
             phases=tuple(args.phase),
             index=args.index,
             engine=args.engine,

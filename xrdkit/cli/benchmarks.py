@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from xrdkit.cli.network_benchmarks import (
+    add_density,
     add_generation,
     add_nanocrystals,
     add_retrieval,
@@ -34,6 +35,7 @@ def add_jobs(jobs: Any) -> None:
         if name == "convergence":
             sub.add_argument("--weights", help="of a flow, whose structures are the starts")
     add_generation(jobs.add_parser("generation", help="what a trained network draws"))
+    add_density(jobs.add_parser("density", help="electron densities of a network"))
     add_retrieval(
         jobs.add_parser("retrieval", help="patterns that look for their crystals")
     )

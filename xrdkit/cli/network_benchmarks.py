@@ -1,4 +1,7 @@
-"""``xrdkit benchmark generation``, ``retrieval`` and ``nanocrystals``: trained networks."""
+"""Benchmarks of trained networks on their own.
+
+``xrdkit benchmark generation``, ``retrieval``, ``nanocrystals`` and ``density``.
+"""
 
 import argparse
 
@@ -113,3 +116,42 @@ def run_nanocrystals(args: argparse.Namespace) -> None:
     )
     print(text_table(nanocrystal_counts(rows)))
     print(f"\n{median(row['seconds'] for row in rows):.1f} s for an entry (median)")
+
+
+def add_density(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit benchmark density``."""
+    sub.add_argument("--structures", required=True, metavar="TABLE")
+    sub.add_argument("--weights", required=True, help="of a density network")
+    sub.add_argument("--system", default="all", help="cubic, trigonal … (default: all)")
+    sub.add_argument(
+        "--formula", choices=("full", "elements", "dropped", "none"), default="full"
+    )
+    sub.add_argument("--n", type=positive, help="random entries (default: all)")
+    sub.add_argument("--samples", type=positive, default=5, help="draws for each entry")
+    sub.add_argument("--points", type=positive, default=50, help="of the grid, each axis")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
+    sub.add_argument("--device", default="cpu")
+    sub.add_argument("--json", required=True, metavar="FILE", help="goes on with it")
+    sub.set_defaults(run=run_density)
+
+
+def run_density(args: argparse.Namespace) -> None:
+    """Run or go on with it, then print SSIM, PSNR and how many are recovered."""
+    from xrdkit.benchmark.density import density, density_counts
+    from xrdkit.report import text_table
+
+    rows = density(
+        args.structures,
+        args.weights,
+        args.json,
+        n=args.n,
+        seed=args.seed,
+        system=args.system,
+        formula=args.formula,
+        samples=args.samples,
+        points=args.points,
+        shard=args.shard,
+        device=args.device,
+    )
+    print(text_table(density_counts(rows)))

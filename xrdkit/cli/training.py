@@ -20,6 +20,7 @@ HELP = {
     "diffusion": "the same by diffusion",
     "cell": "cells from patterns, for indexing",
     "latent": "a space of crystals and their patterns, to be searched (nanocrystals)",
+    "density": "electron densities from patterns",
     "pretrain": "patterns and crystals in one space, to begin from and to search",
 }
 ENCODER = "of patterns (default: cnn, or that of the run or of --start)"
@@ -34,6 +35,10 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         "tables", nargs="+", metavar="TABLE", help="Parquet, CSV, CIF or folder"
     )
     pack.add_argument("-o", "--output", required=True, metavar="FILE")
+    pack.add_argument(
+        "--standard", action="store_true", help="standard cells, from which density learns"
+    )
+    pack.add_argument("--system", default="all", help="of crystals: cubic, trigonal …")
     pack.add_argument("--overwrite", action="store_true", help="replace an earlier file")
     pack.set_defaults(run=run_pack)
     for method, text in HELP.items():
@@ -78,14 +83,15 @@ def part(text: str) -> float:
 
 
 def run_pack(args: argparse.Namespace) -> None:
-    """Write the ordered crystals of tables in Niggli cells."""
+    """Write the ordered crystals of tables in Niggli or standard cells."""
     from xrdkit.dataset import read_tables
     from xrdkit.files import check_file
     from xrdkit.packed import load_packed, pack
 
     output = check_file(args.output, args.overwrite)
     table = read_tables(args.tables)
-    packed = load_packed(pack(table, output))
+    settings = {"standard": args.standard, "system": args.system}
+    packed = load_packed(pack(table, output, **settings))
     print(f"{len(packed)} of {len(table)} structures in {output}")
 
 

@@ -7,7 +7,14 @@ residual, less what noise leaves, of the best fit so far (1 where there is none)
 from collections.abc import Callable
 from pathlib import Path
 
-from xrdkit.generators import flow, hydrogen, latent_search, ordered, templates
+from xrdkit.generators import (
+    density_atoms,
+    flow,
+    hydrogen,
+    latent_search,
+    ordered,
+    templates,
+)
 from xrdkit.models.checkpoint import kind_of
 from xrdkit.models.weights import DEFAULTS, Weights, located
 from xrdkit.types import Problem, Source
@@ -18,6 +25,7 @@ SOURCES: dict[str, Source] = {
     "hydrogen": hydrogen.propose,
     "flow": flow.propose,
     "latent_search": latent_search.propose,
+    "density": density_atoms.propose,
 }
 NEEDED: dict[str, Callable[[Problem, float], bool]] = {
     "templates": lambda problem, left: True,
@@ -25,9 +33,11 @@ NEEDED: dict[str, Callable[[Problem, float], bool]] = {
     "hydrogen": lambda problem, left: left > hydrogen.UNEXPLAINED,
     "flow": flow.needed,
     "latent_search": latent_search.needed,
+    "density": density_atoms.needed,
 }
 # sources that are trained, and the kind of their weights
-LEARNED = {"flow": "flow", "latent_search": "latent"}
+LEARNED = {"flow": "flow", "latent_search": "latent", "density": "density"}
+ANY_FORMULA = ("density",)  # sources that need no formula
 # what solve asks without being told: what is learned where its weights ship
 DEFAULT = tuple(n for n in SOURCES if n not in LEARNED or LEARNED[n] in DEFAULTS)
 

@@ -301,7 +301,7 @@ def cells_for(problem: Problem, *, count: int = 5) -> Iterator[Progress]:
     Their weights are their odds, below one. Where a CellNet ships, its cells are judged
     beside those of the search. Too few lines leave the problem as it is, with a warning.
     """
-    unit, pattern = formula_volume(problem.library, problem.formula), problem.pattern
+    unit, pattern = formula_volume(problem.library, problem.one_of_each), problem.pattern
     atoms, whole = problem.contents or problem.formula, bool(problem.contents)
     proposed = learned_cells(pattern, atoms, contents=whole)
     try:

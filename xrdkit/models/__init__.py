@@ -9,6 +9,7 @@ latent        crystals as points of a space that says their patterns: loss and s
 regressor     the pattern that such a point says
 latent_descent   down to where a pattern is said
 cell_net      a pattern -> many primitive cells
+density_net   a pattern -> an electron density anywhere in its cell
 contrast      patterns and crystals in one space
 generate      a prepared pattern and atoms -> crystals, checked
 speed         number format and memory

@@ -16,16 +16,17 @@ from xrdkit.models import cell_net, contrast
 from xrdkit.models.cell_net import CellNet
 from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import PatternNet, Size
+from xrdkit.models.density_net import DensityNet
 from xrdkit.models.latent import LatentNet
 from xrdkit.q_profile import POINTS, Q_MAX, Q_MIN
 
 FORMAT = 1
 HEADER = "xrdkit"
 GRID = [Q_MIN, Q_MAX, POINTS]
-PAIRS, CELLS, LATENTS = "pretrain", "cell", "latent"  # kinds of those below
-NETWORKS = {PAIRS: PairNet, CELLS: CellNet, LATENTS: LatentNet}  # others: ``PatternNet``
+PAIRS, CELLS, LATENTS, DENSITY = "pretrain", "cell", "latent", "density"  # kinds of these:
+NETWORKS = {PAIRS: PairNet, CELLS: CellNet, LATENTS: LatentNet, DENSITY: DensityNet}
 SIZES = {PAIRS: contrast.SIZE, CELLS: cell_net.SIZE}  # of others ``Size()``
-Network = PatternNet | PairNet | CellNet | LatentNet
+Network = PatternNet | PairNet | CellNet | LatentNet | DensityNet  # the first: generators
 
 
 def write_tensors(
@@ -100,8 +101,7 @@ def save_network(
 ) -> Path:
     """Weights in bf16 with the network's sizes and facts (data, steps, figures).
 
-    ``kind`` is what it was trained for, "flow", "diffusion", "pretrain", "cell"
-    or "latent".
+    ``kind`` is what it was trained for, "flow", "diffusion", "pretrain", "cell" …
     """
     weights = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
     return write_tensors(path, kind, weights, {**facts, "size": asdict(model.size)})

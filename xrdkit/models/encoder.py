@@ -11,6 +11,7 @@ from xrdkit.q_profile import POINTS
 
 PATCH = 16  # points of a token of PatchEncoder
 PEAKS, WEAKEST = 64, 0.05  # tokens of PeakEncoder, and the least √intensity of one
+GROWTH = 24  # channels that each convolution of DenseEncoder adds
 PLACES = 8  # octaves in which the place of a peak is given
 
 
@@ -142,6 +143,49 @@ class PeakEncoder(nn.Module):
         tokens = self.body(tokens, src_key_padding_mask=absent)
         tokens = tokens * ~absent[..., None]
         return Seen(tokens, self.embed(tokens[:, 0]))
+
+
+class _Dense(nn.Module):
+    """Convolutions that each add channels to all before them, then half the points."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.GroupNorm(8, width + i * GROWTH),
+                nn.ReLU(),
+                nn.Conv1d(width + i * GROWTH, GROWTH, 3, padding=1),
+            )
+            for i in range(layers)
+        )
+        self.out = nn.Conv1d(width + layers * GROWTH, width, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.cat([x, layer(x)], 1)
+        return self.out(x)
+
+
+class DenseEncoder(nn.Module):
+    """A DenseNet, as CrystalNet's: windows of 16 points every 8, three dense blocks.
+
+    Huang et al., "Densely connected convolutional networks", 2017. Features alone.
+    """
+
+    def __init__(self, width: int, channels: int = 64, thin: int = 32) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv1d(2, channels, 16, stride=8, padding=4),
+            *(_Dense(channels, 3) for _ in range(3)),
+            nn.GroupNorm(8, channels),
+            nn.ReLU(),
+            nn.Conv1d(channels, thin, 1),
+        )
+        self.out = nn.Linear(thin * POINTS // 64, width)
+
+    def forward(self, profile: Float[Tensor, "crystals 2 1024"]) -> Tensor:
+        """Features of patterns."""
+        return self.out(functional.relu(self.body(profile).flatten(1)))
 
 
 ENCODERS = {"cnn": CnnEncoder, "patches": PatchEncoder, "peaks": PeakEncoder}

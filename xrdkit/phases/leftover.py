@@ -55,7 +55,7 @@ def foreign_phases(
     if fit.unexplained < SUBSTANTIAL or _under_lines(fit) > UNDER:
         return ()
     rest = leftover(fit, problem.pattern.ranges)
-    own = set(by_number(problem.formula))
+    own = set(by_number(problem.one_of_each))
     known = list(islice(known_compounds(problem.library, own), MOST))
     stretch = TYPE if problem.library.info.get("averaged") else GIVEN
     found: dict[str, float] = {}

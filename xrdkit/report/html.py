@@ -18,7 +18,7 @@ from jaxtyping import Float
 from xrdkit.files import write_text
 from xrdkit.report.curves import Curves, Line, curves_of, lines_of
 from xrdkit.report.drawing import ROWS, drawing
-from xrdkit.report.markup import cell_html, counts_html, formula_html, symbol_html
+from xrdkit.report.markup import asked_html, cell_html, formula_html, symbol_html
 from xrdkit.report.sections import (
     GUIDE,
     candidates,
@@ -113,7 +113,7 @@ def _subtitle(solution: Solution, pattern: Pattern | None) -> str:
     shown = pattern or solution.problem.pattern
     beam, x = shown.radiation, shown.two_theta
     asked = solution.settings.get("formula")
-    asked = formula_html(str(asked)) if asked else counts_html(solution.problem.formula)
+    asked = formula_html(str(asked)) if asked else asked_html(solution.problem)
     seen = solution.fits[0].two_theta[-1] if solution.fits else x[-1]
     compared = f", compared up to {seen:.1f}°" if seen < SHORT * x[-1] else ""
     return (

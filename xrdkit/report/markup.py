@@ -7,6 +7,7 @@ from html import escape
 from xrdkit.refine.rietveld.metric import CELL
 from xrdkit.report.handover import CELL_PARAMETERS
 from xrdkit.report.setting import Setting
+from xrdkit.types import Problem
 
 R_NAMES = {
     "r_wp": "R_wp", "r_wp_b": "R_wp′", "r_p": "R_p", "r_exp": "R_exp", "gof": "GOF",
@@ -30,6 +31,11 @@ def compound_html(name: str) -> str:
 def counts_html(counts: dict[str, float]) -> str:
     """A formula of counts by element."""
     return formula_html("".join(f"{e}{n:g}" if n != 1 else e for e, n in counts.items()))
+
+
+def asked_html(problem: Problem) -> str:
+    """The formula that is asked for, or the elements where it is not known."""
+    return counts_html(problem.formula) or escape(" and ".join(problem.elements))
 
 
 def symbol_html(symbol: str) -> str:

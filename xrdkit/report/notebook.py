@@ -10,6 +10,7 @@ from typing import Any
 from xrdkit.report.curves import lines_of
 from xrdkit.report.drawing import drawing
 from xrdkit.report.markup import (
+    asked_html,
     counts_html,
     formula_html,
     r_values_html,
@@ -134,7 +135,7 @@ def _symmetry(value: Symmetry) -> str:
 @html_of.register
 def _problem(value: Problem) -> str:
     return html_of(value.pattern) + _line(
-        f"<b>{counts_html(value.formula)}</b>",
+        f"<b>{asked_html(value)}</b>",
         f"contents {counts_html(value.contents)}" if value.contents else "",
         f"{len(value.cells)} cells" if value.cells else "",
         f"space group {value.space_group}" if value.space_group else "",

@@ -22,7 +22,7 @@ class Patterns:
     ``shown`` are the crystals that they are of: variants (``varied``) of those that are
     given, which would be learned by heart. What an epoch sees depends on it and the seed
     alone, so that a run goes on exactly. For the method "latent" they are ``nano``,
-    patterns of nanocrystals.
+    patterns of nanocrystals. Standard descriptions, which depend on elements, keep these.
     """
 
     def __init__(self, data: Packed, plan: Plan) -> None:
@@ -52,9 +52,10 @@ class Patterns:
         seed = (self.plan.seed * 1_000_003 + turn + self.plan.turns) * 7 + 5
         generator = torch.Generator().manual_seed(seed)
         kinds = self.data.crystals.numbers.unique()
+        plan = replace(self.plan, swaps=0.0) if self.data.standard else self.plan
         for some in index.split(1024):
             own = self.data.crystals
-            crystals = varied(own.select(some), kinds, self.plan, generator)
+            crystals = varied(own.select(some), kinds, plan, generator)
             self.shown.crystals.lattice[some] = crystals.lattice
             self.shown.crystals.numbers[own.rows(some)] = crystals.numbers
             if self.nano is not None:
@@ -147,4 +148,5 @@ def taken(data: Packed, index: Int[Tensor, " chosen"]) -> Packed:
     rows = torch.cat([torch.arange(*pair) for pair in zip(low, high, strict=True)])
     ends = (high - low).cumsum(0)
     starts = torch.cat([ends.new_zeros(1), ends])
-    return Packed(names, data.crystals.select(index), data.settings[rows], starts)
+    crystals = data.crystals.select(index)
+    return Packed(names, crystals, data.settings[rows], starts, data.standard)

@@ -14,12 +14,14 @@ PARTS = {
     "pretrain": ("loss", "top_1"),
     "cell": ("loss", "cell"),
     "latent": latent.Loss._fields,
+    "density": ("loss", "density", "kl", "cell"),
 }
 VALIDATION = {
     GENERATOR: ("val_atoms", "val_cell", "match_cell", "match"),
     PARTS["pretrain"]: ("val_top_1", "val_top_10"),
     PARTS["cell"]: ("val_cell", "val_near"),
     PARTS["latent"]: ("val_atoms", "val_cell", "val_pattern", "match"),
+    PARTS["density"]: ("val_density", "val_cell", "val_ssim", "val_psnr"),
 }
 
 

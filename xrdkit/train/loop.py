@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from xrdkit.models.cell_net import CellNet
-from xrdkit.models.checkpoint import Network, save_network
+from xrdkit.models.checkpoint import DENSITY, Network, save_network
 from xrdkit.models.contrast import PairNet
 from xrdkit.models.crystal_net import Size
+from xrdkit.models.density_net import DensityNet
 from xrdkit.models.latent import LatentNet
 from xrdkit.models.speed import free_memory, keep_memory, out_of_memory
 from xrdkit.packed import Packed
@@ -26,7 +27,7 @@ from xrdkit.train.pairs import hit_rates
 from xrdkit.train.plan import Plan, steps_of
 from xrdkit.train.state import CONSTANT, STATE, Run, averaged, begin, save
 from xrdkit.train.step import Diverged, take_step
-from xrdkit.train.validation import cell_rates, latent_rates, validate
+from xrdkit.train.validation import cell_rates, density_rates, latent_rates, validate
 from xrdkit.types import Progress
 
 WEIGHTS, LOG = "weights.safetensors", "log.csv"
@@ -58,6 +59,7 @@ def train(
     keep_memory()
     parallel.join(device)
     plan, folder = plan or Plan(), Path(folder)
+    _check_cells(plan, data, validation)
     folder.mkdir(parents=True, exist_ok=True)
     data = data.to(device)
     run = begin(folder, plan, size, start, device)
@@ -92,6 +94,17 @@ def train(
             save_network(folder / WEIGHTS, averaged(run), plan.method, facts)
         yield Progress("epoch", run.epoch, plan.epochs, None, *done)
     return folder / WEIGHTS
+
+
+def _check_cells(plan: Plan, *tables: Packed | None) -> None:
+    """Refuse crystals in other cells than those from which a method learns."""
+    asked = plan.method == DENSITY
+    if any(table is not None and table.standard != asked for table in tables):
+        kinds = ("standard", "with") if asked else ("Niggli", "without")
+        raise ValueError(
+            f"{plan.method} learns from crystals in {kinds[0]} cells; pack the tables "
+            f"again {kinds[1]} --standard"
+        )
 
 
 def _same_data(run: Run, data: Packed, folder: Path) -> Iterator[Progress]:
@@ -134,6 +147,8 @@ def _measured(
         return cell_rates(model, validation, entries=entries, device=device)
     if isinstance(model, LatentNet):
         return latent_rates(model, validation, entries=entries, device=device)
+    if isinstance(model, DensityNet):
+        return density_rates(model, validation, entries=entries, device=device)
     return validate(model, validation, method=plan.method, entries=entries, device=device)
 
 

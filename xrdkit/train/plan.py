@@ -6,12 +6,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xrdkit.models import cell_net, diffusion, flow, latent
-from xrdkit.models.checkpoint import CELLS, LATENTS, PAIRS
+from xrdkit.models import cell_net, density_net, diffusion, flow, latent
+from xrdkit.models.checkpoint import CELLS, DENSITY, LATENTS, PAIRS
 from xrdkit.models.lattice import cell_of, encoded
 from xrdkit.types import Crystals
 
-METHODS = {"flow": flow, "diffusion": diffusion, CELLS: cell_net, LATENTS: latent}
+METHODS = {  # modules with their loss, and sample
+    "flow": flow,
+    "diffusion": diffusion,
+    CELLS: cell_net,
+    LATENTS: latent,
+    DENSITY: density_net,
+}
 SEEDS = 2**31  # seeds of single blocks, made from these, are whole numbers of 64 bits
 
 
@@ -19,7 +25,7 @@ SEEDS = 2**31  # seeds of single blocks, made from these, are whole numbers of 6
 class Plan:
     """How to train; stored with the state, and a run goes on only with the same."""
 
-    method: str = "flow"  # or "diffusion", "pretrain", "cell", "latent"
+    method: str = "flow"  # or "diffusion", "pretrain", "cell", "latent", "density"
     epochs: int = 100
     decay: float = 0.2  # share of the epochs over which the rate falls to zero
     rate: float = 1e-3

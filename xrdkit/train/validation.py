@@ -1,13 +1,17 @@
 """How well a generator does on crystals that it was not trained on."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 import torch
 
-from xrdkit.models import cell_net, latent
+from xrdkit.density import on_grid
+from xrdkit.metrics import psnr, ssim
+from xrdkit.models import cell_net, density_net, latent
 from xrdkit.models.cell_net import CellNet
 from xrdkit.models.checkpoint import LATENTS
 from xrdkit.models.crystal_net import PatternNet
+from xrdkit.models.density_net import DensityNet, field, formula_of
 from xrdkit.models.generate import flat
 from xrdkit.models.latent import LatentNet
 from xrdkit.models.speed import autocast
@@ -91,7 +95,8 @@ def latent_rates(
     """
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     part = taken(data, order[:LOSS_ENTRIES]).to(device)
-    seen = Patterns(part, Plan(LATENTS))
+    seen = Patterns(part, Plan(LATENTS, strain=0.0, swaps=0.0))
+    seen.renew(0)
     counts = part.crystals.counts.cpu()
     sums, answers = torch.zeros(len(latent.Loss._fields)), {}
     generator = torch.Generator().manual_seed(seed)
@@ -118,6 +123,41 @@ def latent_rates(
     except ImportError:  # pymatgen is not installed
         return row
     return row | {"match": sum(first is not None for (first,) in rmse) / len(rmse)}
+
+
+def density_rates(
+    model: DensityNet,
+    data: Packed,
+    *,
+    entries: int = 64,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Losses on 256 crystals; SSIM and PSNR of some, of the mean of what is seen.
+
+    Patterns are clean and formulas known; the pose is the one that was learned.
+    """
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    part = taken(data, order[:LOSS_ENTRIES]).to(device)
+    seen, counts = clean_profiles(part.crystals), part.crystals.counts.cpu()
+    generator, sums, near = torch.Generator().manual_seed(seed), torch.zeros(4), []
+    for n in counts.unique().tolist():
+        index = torch.nonzero(counts == n).flatten().to(device)
+        with torch.no_grad(), autocast(device):
+            losses = density_net.loss(model, batch_of(part, index, seen), generator)
+        sums += len(index) / len(part) * torch.stack([v.float().cpu() for v in losses])
+        few = index[index < entries]
+        for i in few.split(8) if len(few) else ():
+            batch = batch_of(part, i, seen)
+            with torch.no_grad(), autocast(device):
+                latent = model.latent(batch.profile, formula_of(batch.numbers))
+                answers = field(model, model.told(latent.mean)).cpu().numpy()
+            truths = on_grid(part.crystals.select(i)).cpu().numpy()
+            near += [(ssim(t, a), psnr(t, a)) for t, a in zip(truths, answers, strict=True)]
+    row = {"val_density": float(sums[1]), "val_cell": float(sums[3])}
+    if near:
+        row["val_ssim"], row["val_psnr"] = map(fmean, zip(*near, strict=True))
+    return row
 
 
 def matches(

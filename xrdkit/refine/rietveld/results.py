@@ -54,6 +54,7 @@ def fit_of(outcome: Outcome, esd: Esd | None = "gof") -> Fit:
             "correlations": correlations(table, spread),
             "warnings": (*outcome.notes, *warnings_of(found, spread, lost)),
             "covariance": spread,
+            "factors": structure_factors(found),
         }
     parameters = int((~held).sum())
     terms = sum(name.startswith("background:") for name in table.free)
@@ -147,6 +148,24 @@ def bragg_factors(
         "r_bragg": 100 * float(np.abs(observed - calculated).sum() / observed.sum()),
         "r_f": 100 * float(np.abs(root_o - root_c).sum() / root_o.sum()),
     }
+
+
+def structure_factors(outcome: Outcome) -> Float[np.ndarray, "reflections 5"]:
+    """h, k, l and |F| observed and calculated (electrons) of the first phase's reflections.
+
+    |F_o|² is |F_c|² times what Rietveld's partition gives the lines of a reflection over
+    what the model does; reflections without calculated intensity are left out.
+    """
+    evaluation, frame = outcome.state.evaluation, outcome.frame.phases[0]
+    curve, profile = evaluation.curve, evaluation.phases[0]
+    observed, calculated = (
+        np.bincount(frame.reflection, areas, len(frame.hkl))
+        for areas in partition(outcome.data, curve, evaluation.background, profile)
+    )
+    seen = calculated > 1e-6 * max(float(calculated.max()), 1e-12)
+    ratio = np.maximum(observed[seen] / calculated[seen], 0)
+    square = profile.squares[seen]
+    return np.column_stack([frame.hkl[seen], np.sqrt(square * ratio), np.sqrt(square)])
 
 
 def partition(
