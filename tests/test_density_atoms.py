@@ -223,7 +223,14 @@ def test_learned_crystals_are_solved_from_their_elements(tmp_path, capsys):
     data = packed_of(table_of([STRUCTURES[name] for name in names]), standard=True)
     size = Size(atom=96, edge=96, layers=2, waves=96, pattern=64)
     plan = Plan(
-        "density", epochs=400, crystals=4, warm_up=20, rate=3e-3, turns=1, clean=1.0
+        "density",
+        epochs=400,
+        crystals=4,
+        warm_up=20,
+        rate=3e-3,
+        turns=1,
+        clean=1.0,
+        strain=0.0,
     )
     list(train(data, tmp_path, plan=plan, size=size))
     weights = tmp_path / WEIGHTS

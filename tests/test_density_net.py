@@ -218,7 +218,14 @@ def test_the_command_prints_its_table(weights, tmp_path, capsys):
 def test_a_handful_of_crystals_is_learned_by_heart(data, tmp_path):
     size = Size(atom=96, edge=96, layers=2, waves=96, pattern=64)
     plan = Plan(
-        "density", epochs=500, crystals=6, warm_up=20, rate=3e-3, turns=1, clean=1.0
+        "density",
+        epochs=500,
+        crystals=6,
+        warm_up=20,
+        rate=3e-3,
+        turns=1,
+        clean=1.0,
+        strain=0.0,
     )
     *_, _ = train(data, tmp_path, plan=plan, size=size)
     model = load_network(tmp_path / WEIGHTS, "density")

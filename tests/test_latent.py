@@ -49,6 +49,13 @@ NAMES = ("NaCl", "CsCl", "ZnS", "TiO2", "CaTiO3", "CaF2")
 CPU = torch.device("cpu")
 
 
+def nano_batch(data, index):
+    """Crystals with their patterns, as training sees them."""
+    patterns = Patterns(data, Plan("latent"))
+    patterns.renew(0)
+    return patterns.batch(index)
+
+
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
@@ -193,7 +200,7 @@ def test_the_network_is_small_and_every_part_of_z_is_learned(data, generator):
     torch.manual_seed(0)
     model = LatentNet(TINY)
     index = torch.nonzero(data.crystals.counts == 2).flatten()
-    batch = Patterns(data, Plan("latent")).batch(index)
+    batch = nano_batch(data, index)
     found = latent.loss(model, batch, generator)
     assert all(bool((part >= 0).detach()) for part in found)
     found.loss.backward()
@@ -218,7 +225,7 @@ def test_batches_without_patterns_or_with_too_many_atoms_are_refused(
     model, data, generator
 ):
     index = torch.tensor([0])
-    batch = Patterns(data, Plan("latent")).batch(index)
+    batch = nano_batch(data, index)
     with pytest.raises(ValueError, match="without patterns of nanocrystals"):
         latent.loss(model, replace(batch, nano=None), generator)
     large = replace(
@@ -512,7 +519,8 @@ def test_a_run_logs_its_parts_and_what_held_out_crystals_say(data, tmp_path):
 def test_a_space_that_knows_few_crystals_solves_their_patterns(data, tmp_path, monkeypatch):
     many = taken(data, torch.arange(len(data)).repeat(16))
     size = Size(atom=64, edge=32, layers=2, waves=8, pattern=64, heads=2, attention=16)
-    plan = Plan("latent", epochs=300, rate=4e-3, warm_up=20, average=0.98, decay=0.5)
+    plan = Plan("latent", epochs=300, rate=4e-3, warm_up=20, average=0.98, decay=0.5,
+                strain=0.0, swaps=0.0)  # fmt: skip
     for _ in train(many, tmp_path, plan=plan, size=size):
         pass
     weights = tmp_path / WEIGHTS
