@@ -23,7 +23,7 @@ def weights(tmp_path):
 @pytest.fixture
 def index(tmp_path, weights, capsys):
     table = parquet(tmp_path / "some.parquet", [ROCK_SALT, RUTILE])
-    path = str(tmp_path / "some.index")
+    path = str(tmp_path / "new" / "some.index")  # its folder is made
     assert main(["retrieve", "index", str(table), "-o", path, "--weights", weights]) == 0
     assert f"2 of 2 structures in {path}" in capsys.readouterr().out
     return path
@@ -53,6 +53,7 @@ def test_only_structures_of_these_elements_are_printed(index, weights, capsys):
     ("change", "said"),
     [
         (["--elements", "Xx"], "Xx"),
+        (["--elements", "TiO2"], "give symbols one by one, such as Ti O"),
         (["--weights", "nowhere"], "there are no weights nowhere"),
         (["--index", "nowhere"], "nowhere does not exist"),
     ],

@@ -11,6 +11,7 @@ def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
     """Write beside the path first, then put it in place: never a half file."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         part.touch()
         usual = part.stat().st_mode

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from xrdkit.models.checkpoint import PAIRS, read_tensors, write_tensors
-from xrdkit.models.contrast import PairNet
+from xrdkit.models.contrast import WIDTH, PairNet
 from xrdkit.models.crystal_net import ELEMENTS
 from xrdkit.models.weights import default, load_model
 from xrdkit.packed import Packed
@@ -147,13 +148,23 @@ def _letters(words: tuple[str, ...]) -> UInt8[Tensor, " letters"]:
 def load_index(path: str | Path) -> Index:
     """Read what ``save_index`` wrote."""
     tensors, header = read_tensors(path, KIND)
-    ids, formulas = (
-        tuple(bytes(tensors[key].tolist()).decode().split("\n"))
-        for key in ("names", "formulas")
-    )
-    vectors = torch.nn.functional.normalize(tensors["vectors"].float(), dim=-1)
-    if not len(ids) == len(formulas) == len(vectors) == len(tensors["elements"]):
+    try:
+        ids, formulas = (_words(tensors[key]) for key in ("names", "formulas"))
+        vectors, elements = tensors["vectors"].float(), tensors["elements"].bool()
+        mark = str(header["network"])
+    except (KeyError, ValueError, TypeError) as error:
         raise ValueError(
-            f"{path} has {len(ids)} names for {len(vectors)} vectors; make it again"
+            f"{path} lacks parts of an index ({error}); make it again"
+        ) from error
+    shapes = (len(ids), WIDTH), (len(ids), ELEMENTS)
+    if len(ids) != len(formulas) or (vectors.shape, elements.shape) != shapes:
+        raise ValueError(
+            f"{path} has {len(ids)} names for {len(formulas)} formulas and vectors of "
+            f"shape {tuple(vectors.shape)}; make it again"
         )
-    return Index(ids, formulas, vectors, tensors["elements"].bool(), header["network"])
+    return Index(ids, formulas, normalize(vectors, dim=-1), elements, mark)
+
+
+def _words(letters: UInt8[Tensor, " letters"]) -> tuple[str, ...]:
+    """What ``_letters`` made bytes of."""
+    return tuple(bytes(letters.tolist()).decode().split("\n"))

@@ -45,14 +45,14 @@ def run_index(args: argparse.Namespace) -> None:
 def run_search(args: argparse.Namespace) -> None:
     """Print the nearest structures, best first."""
     from xrdkit.pattern import prepare
-    from xrdkit.problem import by_number, parse_formula
+    from xrdkit.problem import by_number, parse_elements
     from xrdkit.report import text_table
     from xrdkit.retrieve import load_index, network, search
 
     index = load_index(args.index)
     elements = None
     if args.elements:
-        elements = list(by_number(parse_formula(" ".join(args.elements))))
+        elements = list(by_number(dict.fromkeys(parse_elements(args.elements), 1.0)))
     pattern = prepare(measured(args))
     warn(pattern.warnings)
     model = network(args.weights)
