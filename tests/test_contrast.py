@@ -7,7 +7,15 @@ from textbook import STRUCTURES, table_of
 from torch.nn.functional import normalize
 
 from xrdkit.crystal import from_structures
-from xrdkit.models.checkpoint import PAIRS, load_network, read_tensors, save_network
+from xrdkit.models.checkpoint import (
+    PAIRS,
+    load_network,
+    new_network,
+    read_tensors,
+    save_network,
+    start_network,
+    write_tensors,
+)
 from xrdkit.models.contrast import PairNet, Pairs, backward, info_nce
 from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.packed import packed_of
@@ -208,6 +216,35 @@ def test_another_encoder_is_refused(data, tmp_path):
     plan, other = Plan(PAIRS), replace(TINY, encoder="peaks")
     with pytest.raises(ValueError, match="another encoder than pretrain"):
         next(train(data, tmp_path / "pairs", plan=plan, size=other, start=start))
+
+
+@pytest.mark.parametrize(("first", "then"), [("flow", "latent"), ("density", "cell")])
+def test_networks_that_share_no_parts_do_not_begin_from_each_other(tmp_path, first, then):
+    path = save_network(tmp_path / "w.safetensors", new_network(first, TINY), first, {})
+    with pytest.raises(ValueError, match=f"holds {first}, from which {then} cannot begin"):
+        start_network(path, then)
+
+
+def test_a_start_that_cannot_be_leaves_no_folder(data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="those that ship are flow_mp20"):
+        next(train(data, tmp_path / "run", start="flow_mp2"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_index_that_lacks_parts_is_refused(model, data, tmp_path):
+    found = result_of(index_steps(model, data))
+    wrong = {
+        r"lacks parts of an index \('names'\)": {},
+        "invalid start byte": {"names": torch.tensor([255], dtype=torch.uint8)},
+        "names for .* formulas": {"vectors": torch.zeros(2, 3)},
+    }
+    whole, header = read_tensors(save_index(found, tmp_path / "whole.index"), "index")
+    facts = {"network": header["network"]}
+    for i, (said, change) in enumerate(wrong.items()):
+        tensors = whole | change if change else {"vectors": whole["vectors"]}
+        path = write_tensors(tmp_path / f"{i}.index", "index", tensors, facts)
+        with pytest.raises(ValueError, match=said):
+            load_index(path)
 
 
 def test_only_structures_of_the_elements_asked_for_are_found(model, data):

@@ -25,6 +25,7 @@ HEADER = "xrdkit"
 GRID = [Q_MIN, Q_MAX, POINTS]
 PAIRS, CELLS, LATENTS, DENSITY = "pretrain", "cell", "latent", "density"  # kinds of these:
 NETWORKS = {PAIRS: PairNet, CELLS: CellNet, LATENTS: LatentNet, DENSITY: DensityNet}
+SHARING = ("flow", "diffusion", PAIRS, CELLS)  # kinds that begin from each other
 SIZES = {PAIRS: contrast.SIZE, CELLS: cell_net.SIZE}  # of others ``Size()``
 Network = PatternNet | PairNet | CellNet | LatentNet | DensityNet  # the first: generators
 
@@ -50,7 +51,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     """What ``write_tensors`` wrote, if it is of this kind."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give a file of xrdkit train")
+        raise FileNotFoundError(f"{path} does not exist; check the name and the folder")
     try:
         with safe_open(path, "pt") as file:
             header = _header(file)
@@ -58,7 +59,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{path} is truncated or no safetensors file ({error}); fetch it again"
+            f"{path} is truncated or no safetensors file ({error}); fetch or make it again"
         ) from error
     return tensors, header
 
@@ -81,7 +82,7 @@ def _header(file: Any) -> dict[str, Any]:
 def _check(path: Path, kind: str, header: Mapping[str, Any]) -> None:
     """Refuse files of others, of other kinds, of later versions and other grids."""
     if "kind" not in header:
-        raise ValueError(f"{path} was not written by xrdkit; give a file of xrdkit train")
+        raise ValueError(f"{path} was not written by xrdkit; give a file that holds {kind}")
     if header.get("format", 0) > FORMAT:
         raise ValueError(
             f"{path} has format {header['format']}, this xrdkit reads up to {FORMAT}; "
@@ -125,12 +126,18 @@ def new_network(kind: str, size: Size | None) -> Network:
 def start_network(path: str | Path, kind: str, size: Size | None = None) -> Network:
     """A network to go on training from weights of its kind, or of one that shares parts.
 
-    Of another kind the encoder and all else that fits is taken: generators begin from each
-    other, pretraining from a generator, a CellNet from an encoder. The rest is at random.
+    Of another kind in SHARING the encoder and all else that fits is taken: generators
+    begin from each other, pretraining from a generator, a CellNet from an encoder. The rest
+    is at random.
     """
     source = kind_of(path)
     if source in (None, kind):
         return load_network(path, kind).train()
+    if not {source, kind} <= set(SHARING):
+        raise ValueError(
+            f"{path} holds {source}, from which {kind} cannot begin; give weights of "
+            f"{kind}, or none"
+        )
     other = load_network(path, source)
     if size is None and kind not in (PAIRS, CELLS):
         size = other.size

@@ -47,11 +47,12 @@ def train(
 ) -> Iterator[Progress]:
     """Train a network in a folder, or go on with the run there; yields every step.
 
-    ``start`` are weights to begin from (with a new warm-up). ``validation`` gives losses
-    and, ``every`` so many epochs, the match rates of ``entries`` of its crystals, sampled
-    once with and once without the true cell, where pymatgen is installed; of pretraining,
-    how many patterns find their crystal. The state is
-    written after every epoch, when the generator is closed, and when the loss is no number.
+    ``start`` are weights to begin from, by name or file (with a new warm-up).
+    ``validation`` gives losses and, ``every`` so many epochs, the match rates of
+    ``entries`` of its crystals, sampled once with and once without the true cell, where
+    pymatgen is installed; of pretraining, how many patterns find their crystal. The state
+    is written after every epoch, when the generator is closed, and when the loss is no
+    number.
     Processes that torchrun starts share every step; the first one writes. Progress of the
     stage "note" says what should be known: other structures than before, too little memory.
     """
@@ -60,9 +61,9 @@ def train(
     parallel.join(device)
     plan, folder = plan or Plan(), Path(folder)
     _check_cells(plan, data, validation)
-    folder.mkdir(parents=True, exist_ok=True)
     data = data.to(device)
     run = begin(folder, plan, size, start, device)
+    folder.mkdir(parents=True, exist_ok=True)
     yield from _same_data(run, data, folder)
     began = time.perf_counter() - log.shorten(folder / LOG, run.step)
     seen: Patterns | None = None

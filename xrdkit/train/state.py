@@ -16,6 +16,7 @@ from xrdkit.models.checkpoint import (
     write_tensors,
 )
 from xrdkit.models.crystal_net import Size
+from xrdkit.models.weights import located
 from xrdkit.train.plan import Plan
 
 STATE, CONSTANT = "state.safetensors", "constant.safetensors"
@@ -54,7 +55,7 @@ def begin(
             if start is None:
                 model = new_network(plan.method, size)
             else:
-                model = start_network(start, plan.method, size)
+                model = start_network(located(start), plan.method, size)
                 _same_size(start, model.size, size)
         return _run(model.to(device), plan)
     tensors, header = read_tensors(path, KIND)
