@@ -124,10 +124,14 @@ def test_what_was_never_learned_is_said_and_gives_none(pattern, weights):
 
 
 def test_weights_that_nothing_uses_or_that_are_not_there_are_refused_at_once(pattern):
-    with pytest.raises(ValueError, match="flow, which they are of, is not among"):
+    with pytest.raises(ValueError, match="weights of flow are given, not among"):
         solve(pattern, "TiO2", sources="templates", weights="flow_mp20", progress=False)
     with pytest.raises(FileNotFoundError, match="there are no weights nowhere"):
         solve(pattern, "TiO2", weights="nowhere", progress=False)
+    with pytest.raises(ValueError, match="two weights of flow are given, the second"):
+        solve(pattern, "TiO2", weights=["flow_mp20"] * 2, progress=False)
+    with pytest.raises(ValueError, match="weights pairs_mp20 hold pretrain, by which no"):
+        solve(pattern, "TiO2", weights="pairs_mp20", progress=False)
 
 
 @pytest.mark.slow

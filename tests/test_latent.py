@@ -444,7 +444,7 @@ def test_weights_are_of_the_source_of_their_kind(rutile, weights, tmp_path):
     cells = save_network(tmp_path / "c.safetensors", PatternNet(TINY), "diffusion", {})
     with pytest.raises(ValueError, match="hold diffusion, by which no source draws"):
         source_of(cells)
-    with pytest.raises(ValueError, match="latent_search, which they are of, is not among"):
+    with pytest.raises(ValueError, match="weights of latent_search are given, not among"):
         solve(rutile, "TiO2", sources="templates", weights=weights, progress=False)
     with pytest.raises(ValueError, match="holds latent, not flow"):
         load_network(weights, "flow")

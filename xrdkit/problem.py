@@ -187,7 +187,9 @@ def pose(
     pattern = pattern if size is None else replace(pattern, size=usable_size(size))
     check_known(formula, elements)
     if contents and formula is None:
-        raise ValueError("contents are given without a formula; give both, or the elements")
+        raise ValueError(
+            "contents are given without a formula; give it too, or leave them out"
+        )
     counts = reduced(parse_formula(formula)) if formula is not None else {}
     known_elements = parse_elements(elements) if elements is not None else ()
     inside = _contents(contents, counts, formula) if contents else None

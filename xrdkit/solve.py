@@ -111,8 +111,8 @@ def solve_steps(
     chosen = several(sources)
     if idle := [name for name in own if name not in chosen]:
         raise ValueError(
-            f"weights are given and {' and '.join(idle)}, which they are of, is not among "
-            "the sources; add it, or leave the weights out"
+            f"weights of {' and '.join(idle)} are given, not among the sources; add "
+            f"{' and '.join(idle)} to them, or leave the weights out"
         )
     if formula is None:
         chosen = without_formula(chosen)
@@ -228,7 +228,7 @@ def named(
 def without_formula(sources: tuple) -> tuple:
     """The sources that need no formula, and functions."""
     kept = tuple(s for s in sources if not isinstance(s, str) or s in ANY_FORMULA)
-    if not kept:
+    if sources and not kept:
         raise ValueError(
             f"the sources {', '.join(sources)} need a formula; give it, or weights of a "
             "density network, which elements are enough for"

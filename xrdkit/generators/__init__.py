@@ -49,12 +49,20 @@ def source_of(weights: str | Path) -> str:
         if own == kind:
             return source
     raise ValueError(
-        f"weights {weights} hold {kind or 'nothing of xrdkit'}, by which no source "
-        f"draws structures; give those of {' or '.join(LEARNED.values())}"
+        f"weights {weights} hold {kind or 'nothing that xrdkit can read'}, by which no "
+        f"source draws structures; give a whole file of {', '.join(LEARNED.values())}"
     )
 
 
 def weights_of(given: Weights | None) -> dict[str, Path]:
     """The file of each source that weights are given of."""
     every = [given] if isinstance(given, str | Path) else given or ()
-    return {source_of(one): located(one) for one in every}
+    found: dict[str, Path] = {}
+    for one in every:
+        source = source_of(one)
+        if source in found:
+            raise ValueError(
+                f"two weights of {source} are given, the second {one}; give one of them"
+            )
+        found[source] = located(one)
+    return found
