@@ -49,7 +49,7 @@ def test_every_column_is_read_in_the_words_of_solve(tmp_path):
         ";".join(COLUMNS),
         'example:rutile;TiO2;one;"1.5406,1.5444";10,80;"20,21; 30,31";Ti2 O4;'
         '"4.59,4.59,2.96,90,90,90";136;50;"Al2O3; si.cif";yes;my.lib;"TiO2; SnO2";'
-        "templates;my.safetensors;5;7;builtin",
+        'templates;"my.safetensors; flow_mp20";5;7;builtin',
     )
     (row,) = read_table(path)
     assert row.wavelength == (1.5406, 1.5444)
@@ -65,11 +65,12 @@ def test_every_column_is_read_in_the_words_of_solve(tmp_path):
         "library": (tmp_path / "my.lib").resolve(),
         "exclude": ("TiO2", "SnO2"),
         "sources": ("templates",),
-        "weights": (tmp_path / "my.safetensors").resolve(),
+        "weights": ((tmp_path / "my.safetensors").resolve(), "flow_mp20"),
         "candidates": 5,
         "seed": 7,
         "engine": "builtin",
     }
+    assert {path.name for path in row.files} >= {"my.lib", "my.safetensors", "si.cif"}
 
 
 def test_rows_leave_reports_summary_and_their_order(two, tmp_path):

@@ -48,8 +48,8 @@ class Row:
     @property
     def files(self) -> list[Path]:
         """All files that decide the answer."""
-        own = (self.given.get("library"), self.given.get("weights"))
-        named = (*own, *self.given.get("phases", ()))
+        several = (*self.given.get("weights", ()), *self.given.get("phases", ()))
+        named = (self.given.get("library"), *several)
         return [self.pattern, *(path for path in named if isinstance(path, Path))]
 
 
@@ -135,7 +135,7 @@ GIVEN: dict[str, Callable[[str], Any]] = {
     "library": str,
     "exclude": _parts,
     "sources": _parts,
-    "weights": str,
+    "weights": _parts,
     "candidates": _positive,
     "seed": _whole,
     "engine": str,
@@ -238,13 +238,12 @@ def _row(cells: dict[str, str], folder: Path) -> Row:
     words = {key: GIVEN[key](text) for key, text in cells.items() if key in GIVEN}
     if "library" in words:
         words["library"] = _file(words["library"], folder)
-    if words.get("weights", "").endswith(".safetensors"):
-        words["weights"] = _file(words["weights"], folder)
-    if "phases" in words:
-        words["phases"] = tuple(
-            _file(one, folder) if one.lower().endswith(".cif") else one
-            for one in words["phases"]
-        )
+    for key, ending in (("weights", ".safetensors"), ("phases", ".cif")):
+        if key in words:
+            words[key] = tuple(
+                _file(one, folder) if one.lower().endswith(ending) else one
+                for one in words[key]
+            )
     sample = {key: SAMPLE[key](text) for key, text in cells.items() if key in SAMPLE}
     return Row(name, pattern, cells["formula"], given=words, **sample)
 
