@@ -17,7 +17,7 @@ from traitlets import TraitError
 
 import xrdkit
 from xrdkit.crystal import from_structures, read_cif
-from xrdkit.models.checkpoint import save_network
+from xrdkit.models.checkpoint import new_network, save_network
 from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.pattern import prepare
 from xrdkit.refine.rietveld import refine, refine_steps
@@ -310,6 +310,7 @@ def test_best_fit_is_drawn_while_it_is_refined(pattern):
         ("size", "2", "outside 5–1000 Å"),
         ("size", "small", "'small' is not a size in Å; type a number such as 30"),
         ("weights", "none.such", "there are no weights none.such"),
+        ("weights", "pairs_mp20", "hold pretrain, by which no source draws"),
     ],
 )
 def test_what_is_typed_is_checked_as_it_is_typed(pattern, field, text, said):
@@ -354,6 +355,16 @@ def test_steps_are_tuned_while_a_flow_draws(pattern, tmp_path):
     widget.run(block=True)
     assert 10 < seen.count("flow") < 100
     assert widget.solution.settings["weights"] == str(path)
+
+
+def test_weights_of_any_source_are_asked_beside_the_sources_that_are_ticked(
+    pattern, tmp_path
+):
+    path = tmp_path / "latent.safetensors"
+    save_network(path, new_network("latent", None), "latent", {})
+    widget = SolveWidget(pattern, "La0.9B6", weights=str(path), sources=[], cell=CELL)
+    widget.run(block=True)  # of a formula with fractions nothing is drawn
+    assert widget.solution.settings["sources"] == ("latent_search",)
 
 
 def test_run_without_a_pattern_says_so():

@@ -23,7 +23,7 @@ export default {
       field(model, ends, "contents", "contents of the cell", { placeholder: "not known, or Ti2 O4" }),
       field(model, ends, "phases", "other phases in the sample", { placeholder: "Al2O3, holder.cif" }),
       field(model, ends, "size", "size of nanocrystals (Å)", { placeholder: "not nano" }),
-      field(model, ends, "weights", "network that draws", { placeholder: "none, or flow_mp20" }),
+      field(model, ends, "weights", "network that draws", { placeholder: "flow_mp20, or a file" }),
       field(model, ends, "steps", "steps of a drawing", { type: "number", min: 2, max: 1000 }),
       field(model, ends, "guidance", "guidance by the pattern", { type: "number", min: 0, max: 10, step: 0.1 }),
       field(model, ends, "candidates", "candidates to keep", { type: "number", min: 1, max: 200 }),

@@ -9,7 +9,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from xrdkit.generators import DEFAULT, SOURCES
+from xrdkit.generators import DEFAULT, SOURCES, weights_of
 from xrdkit.pattern import prepare, radiation, read
 from xrdkit.refine.final import ENGINES
 from xrdkit.report.notebook import html_of
@@ -54,7 +54,9 @@ class SolveWidget(anywidget.AnyWidget):
     cell = traitlets.Unicode().tag(sync=True)  # a, b, c in Å, α, β, γ in °
     space_group = traitlets.Unicode().tag(sync=True)
     size = traitlets.Unicode().tag(sync=True)  # of nanocrystals, Å
-    weights = traitlets.Unicode().tag(sync=True)  # of a flow: a name, file or address
+    weights = traitlets.Unicode().tag(
+        sync=True
+    )  # a name, file or address; empty: what ships
     phases = traitlets.Unicode().tag(sync=True)  # formulas and CIF files, with commas
     sources = traitlets.List(traitlets.Enum(tuple(SOURCES)), list(DEFAULT)).tag(sync=True)
     candidates = traitlets.Int(20).tag(sync=True)
@@ -134,7 +136,7 @@ class SolveWidget(anywidget.AnyWidget):
             raise ValueError(next(iter(self.errors.values())))
         if self.pattern is None:
             raise ValueError("there is no pattern; choose or drop a file")
-        drawing = ("flow",) if asked["weights"] else ()
+        drawing = weights_of(asked["weights"])  # by source
         steps, guidance = asked.pop("steps"), asked.pop("guidance")
         self._controls = Controls(guidance, steps)
         return solve_steps(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from xrdkit.cli import words
 from xrdkit.formats.container import LARGEST
-from xrdkit.models.weights import located
+from xrdkit.generators import source_of
 from xrdkit.phases.compounds import read_structure
 from xrdkit.problem import parse_formula, usable_cell, usable_size
 from xrdkit.space_group import space_group_number
@@ -89,10 +89,10 @@ def size(text: str) -> float | None:
 
 
 def weights(text: str) -> str | None:
-    """A name, file or address of weights that is there; None if nothing is typed."""
+    """Name, file or address of weights that draw structures; None if nothing is typed."""
     given = text.strip() or None
     if given is not None:
-        located(given)
+        source_of(given)
     return given
 
 
