@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from xrdkit.models import weights
-from xrdkit.models.checkpoint import kind_of, save_network
+from xrdkit.models.checkpoint import PAIRS, kind_of, save_network
 from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.models.weights import load_model, located
+from xrdkit.train.plan import METHODS
 
 TINY = Size(atom=16, edge=8, layers=1, waves=4, pattern=32, heads=2, attention=8)
 
@@ -93,5 +94,5 @@ def test_every_network_that_ships_has_a_card_of_its_own_and_room():
     for path in files:
         card = path.with_suffix(".md").read_text(encoding="utf-8")
         assert hash_of(path) in card
-        assert kind_of(path) in ("flow", "diffusion", "pretrain", "cell")
+        assert kind_of(path) in (*METHODS, PAIRS)
     assert sum(path.stat().st_size for path in files) <= 22e6

@@ -146,13 +146,13 @@ def add_solve(sub: argparse.ArgumentParser) -> None:
         help="CIF file or formula of a phase known to be in the sample; may be repeated",
     )
     sub.add_argument(
-        "--sources", nargs="+", choices=SOURCES, help="default: all, as they are needed"
+        "--sources", nargs="+", choices=SOURCES, help="default: all with weights, as needed"
     )
     sub.add_argument(
         "--weights",
         nargs="+",
         metavar="WEIGHTS",
-        help="of a flow, a latent space or a density network: name or file",
+        help="of a flow (default: flow_mp20), latent space, density network: names, files",
     )
     sub.add_argument(
         "--for",

@@ -92,7 +92,7 @@ def add_shared(
         "--sources", nargs="+", choices=SOURCES, help="default: all, as solve uses them"
     )
     sub.add_argument(
-        "--weights", nargs="+", help="of a flow or a latent space, which is asked too"
+        "--weights", nargs="+", help="of a flow, latent space or density network"
     )
     sub.add_argument("--candidates", type=positive, default=candidates)
     sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
