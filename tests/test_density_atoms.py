@@ -239,7 +239,7 @@ def test_learned_crystals_are_solved_from_their_elements(tmp_path, capsys):
     )
     assert strict_match(STRUCTURES["TiO2"], answer.fits[0].structure)
     assert (
-        "templates, ordered, hydrogen, flow need one and were left out"
+        "templates, ordered, hydrogen, flow, latent_search need one and were left out"
         in answer.reasons[-1]
     )
     write(good_pattern("SrTiO3"), tmp_path / "unknown.xy")

@@ -9,7 +9,7 @@ from pymatgen.core import Structure
 from textbook import STRUCTURES, another_pose, table_of, with_elements
 
 from xrdkit.crystal import from_structures
-from xrdkit.generators import DEFAULT, templates
+from xrdkit.generators import templates
 from xrdkit.library import Library, build
 from xrdkit.simulate import pattern_of, realistic
 from xrdkit.solve import run, solve, solve_steps
@@ -200,7 +200,7 @@ def test_wrong_space_group_leaves_the_right_structure_out(solved, few):
     assert solution.verdict != "confident"
 
 
-@pytest.mark.parametrize("sources", [TYPES, slow(DEFAULT)])
+@pytest.mark.parametrize("sources", [TYPES, slow((*TYPES, "ordered", "hydrogen"))])
 def test_excluded_formula_takes_its_templates_away(solved, few, sources):
     pattern = measured("TiO2", beam("CuKa"))
     relatives = ("F2Sn",)  # what rutile was solved from
