@@ -161,7 +161,7 @@ def test_without_a_formula_other_sources_are_left_out_or_refused(pattern, monkey
 
 
 def test_weights_of_a_density_network_are_for_its_source(pattern, weights):
-    with pytest.raises(ValueError, match="weights are given and density, which they are"):
+    with pytest.raises(ValueError, match="weights of density are given, not among"):
         solve(pattern, "TiO2", sources="templates", weights=weights, progress=False)
 
 

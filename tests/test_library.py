@@ -296,10 +296,15 @@ def test_library_of_a_later_format_asks_to_be_built_again(tmp_path):
         load(path)
 
 
-def test_folder_that_does_not_exist_leaves_nothing_behind(library, tmp_path):
+def test_folder_that_does_not_exist_is_made_and_one_that_cannot_be_is_refused(
+    library, tmp_path
+):
+    save(library, tmp_path / "new" / "a.lib")
+    assert os.listdir(tmp_path / "new") == ["a.lib"]
+    (tmp_path / "file").write_text("no folder")
     with pytest.raises((OSError, ValueError)):
-        save(library, tmp_path / "none" / "a.lib")
-    assert os.listdir(tmp_path) == []
+        save(library, tmp_path / "file" / "a.lib")
+    assert sorted(os.listdir(tmp_path)) == ["file", "new"]
 
 
 @pytest.fixture(scope="module")

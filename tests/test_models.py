@@ -495,7 +495,7 @@ def test_saved_weights_are_loaded_again(model, tmp_path, generator):
 
 def test_files_that_are_no_weights_are_refused(model, tmp_path):
     path = save_network(tmp_path / "flow.safetensors", model, "flow", {})
-    with pytest.raises(FileNotFoundError, match="give a file of xrdkit train"):
+    with pytest.raises(FileNotFoundError, match="check the name and the folder"):
         load_network(tmp_path / "nothing", "flow")
     short = tmp_path / "short"
     short.write_bytes(path.read_bytes()[:-50])
