@@ -112,6 +112,10 @@ def test_files_that_are_no_packed_structures_are_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, other)
     with pytest.raises(ValueError, match="holds no packed structures"):
         load_packed(other)
+    parts = {k: v for k, v in load_file(path).items() if k != "counts"}
+    save_file(parts, other, {"xrdkit": json.dumps({"kind": KIND, "format": 1})})
+    with pytest.raises(ValueError, match="lacks counts; pack the structures again"):
+        load_packed(other)
     future = {"xrdkit": json.dumps({"kind": KIND, "format": 99})}
     save_file(load_file(path), other, future)
     with pytest.raises(ValueError, match="has format 99, this xrdkit reads up to 1"):

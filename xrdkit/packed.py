@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from xrdkit.dataset import Table
 
 FORMAT, KIND = 1, "xrdkit structures"
+PARTS = {"lattice", "frac", "numbers", "counts", "names", "settings", "starts"}
 MOST_ATOMS = 255  # of a packed crystal
 SAME_METRIC = 5e-3  # of the mean squared edge: how far a setting's metric may be off
 U_ISO = 0.006  # Å², as everywhere without a measured one
@@ -193,6 +194,8 @@ def load_packed(path: str | Path) -> Packed:
         raise ValueError(
             f"{path} is truncated or not a safetensors file ({error}); pack it again"
         ) from error
+    if lacking := sorted(PARTS - set(tensors)):
+        raise ValueError(f"{path} lacks {', '.join(lacking)}; pack the structures again")
     return _packed(tensors, bool(header.get("standard", False)))
 
 
