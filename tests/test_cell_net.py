@@ -19,6 +19,7 @@ from xrdkit.models.cell_net import HKL, TYPICAL, Asked, CellNet, line_places, lo
 from xrdkit.models.checkpoint import load_network, save_network
 from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.models.lattice import encoded
+from xrdkit.models.weights import DEFAULTS
 from xrdkit.packed import packed_of
 from xrdkit.pattern import prepare
 from xrdkit.q_profile import CLEAN, Q_MIN, STEP, clean_profiles
@@ -233,9 +234,10 @@ def test_a_flow_proposes_cells_too_of_every_number_of_formula_units(pattern, tmp
 def test_without_weights_or_with_a_strange_pattern_there_are_no_cells(
     pattern, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("xrdkit.generators.learned_cells.SHIPPED", tmp_path)
+    monkeypatch.delitem(DEFAULTS, "cell", raising=False)
     assert learned_cells(pattern) == []
-    save_network(tmp_path / "cell.safetensors", CellNet(TINY).eval(), "cell", {})
+    path = save_network(tmp_path / "a.safetensors", CellNet(TINY).eval(), "cell", {})
+    monkeypatch.setitem(DEFAULTS, "cell", path)
     assert learned_cells(pattern, {"Ti": 1, "O": 2})
     angle = np.linspace(5, 12, 300)
     short = Pattern(angle, np.ones(300), CLEAN, prepared=True)

@@ -11,7 +11,8 @@ from textbook import STRUCTURES, table_of
 from xrdkit.benchmark.nanocrystals import nanocrystal_counts
 from xrdkit.cli import main
 from xrdkit.crystal import from_structures, to_structure
-from xrdkit.generators import latent_search, source_of
+from xrdkit.generators import latent_search
+from xrdkit.generators.asked import source_of
 from xrdkit.generators.latent_search import KEPT, propose, target_of
 from xrdkit.metrics import normalised_rmse
 from xrdkit.models import latent

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import gcd, isclose
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,6 +161,14 @@ def parse_elements(elements: Sequence[str]) -> tuple[str, ...]:
         )
     _check_elements(dict.fromkeys(found, 1.0), " ".join(found))
     return tuple(dict.fromkeys(found))
+
+
+def several(what: Any) -> tuple:
+    """One thing, or a sequence of them, as a tuple."""
+    from pymatgen.core import Structure
+
+    alone = isinstance(what, str | Path | Structure) or callable(what)
+    return (what,) if alone else tuple(what)
 
 
 def check_known(formula: str | None, elements: Sequence[str] | None) -> None:

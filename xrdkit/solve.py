@@ -12,9 +12,8 @@ refined_steps             the best few by full profile (Rietveld), where an engi
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +21,12 @@ import torch
 from tqdm.auto import tqdm
 
 from xrdkit.evidence import excess
-from xrdkit.generators import (
-    ANY_FORMULA,
-    DEFAULT,
-    LEARNED,
-    NEEDED,
-    SOURCES,
-    weights_of,
-)
+from xrdkit.generators.asked import NO_FORMULA, Needed, asked_of
 from xrdkit.generators.cells import cells_for
 from xrdkit.library import Library
-from xrdkit.models.weights import Weights, default, located
+from xrdkit.models.weights import Weights
 from xrdkit.phases import foreign_phases, known_phases
-from xrdkit.problem import check_known, pose
+from xrdkit.problem import check_known, pose, several
 from xrdkit.progress import told
 from xrdkit.rank import rank, scored, sound
 from xrdkit.refine.batch import refine_steps
@@ -60,12 +52,6 @@ KEPT = 12  # fits that are refined again beside the candidates of the next sourc
 TRUSTED = 0.3  # residual up to which radiation and slits that fits found are kept
 RAISED = 5  # fits whose symmetry may be higher
 TOLD = 3  # fits of which it is said what the pattern determines
-ASK_FORMULA = ", ".join(source for source in SOURCES if source not in ANY_FORMULA)
-NO_FORMULA = (
-    f"the formula is not known: {ASK_FORMULA} need one and were left out; the probability "
-    "is that of answers to known formulas"
-)
-Needed = Callable[[Problem, float], bool]
 BAR = "{desc:<10} {bar:24} {n_fmt}/{total_fmt} {elapsed} {postfix}"
 
 
@@ -106,17 +92,7 @@ def solve_steps(
     """
     lap, where = Laps(), usable_device(device)
     check_known(formula, elements)
-    own = weights_of(weights)
-    sources = tuple(dict.fromkeys((*DEFAULT, *own))) if sources is None else sources
-    chosen = several(sources)
-    if idle := [name for name in own if name not in chosen]:
-        raise ValueError(
-            f"weights of {' and '.join(idle)} are given, not among the sources; add "
-            f"{' and '.join(idle)} to them, or leave the weights out"
-        )
-    if formula is None:
-        chosen = without_formula(chosen)
-    asked = [named(source, own, controls) for source in chosen]
+    sources, asked = asked_of(sources, weights, controls, any_formula=formula is None)
     if not asked or candidates < 1:
         raise ValueError("no sources or no candidates are asked for; give at least one")
     if index and given.get("cell") is not None:
@@ -203,45 +179,6 @@ def refined(
         problem.pattern, pool, phases=problem.phases, device=device
     )
     return scored(sound(found, problem))
-
-
-def named(
-    source: str | Source, weights: Mapping[str, Path], controls: Controls | None = None
-) -> tuple[Source, Needed]:
-    """The source of this name, or the function itself, and when it is asked.
-
-    What is learned takes its ``weights``, or those that ship; a flow heeds ``controls``.
-    """
-    if isinstance(source, str) and source not in SOURCES:
-        raise ValueError(
-            f"source {source!r} is not known; choose from {', '.join(SOURCES)}"
-        )
-    if not isinstance(source, str):
-        return source, lambda problem, left: True
-    if source not in LEARNED:
-        return SOURCES[source], NEEDED[source]
-    own = weights.get(source) or located(default(LEARNED[source]))
-    keywords = {"weights": own} | ({"controls": controls} if source == "flow" else {})
-    return partial(SOURCES[source], **keywords), NEEDED[source]
-
-
-def without_formula(sources: tuple) -> tuple:
-    """The sources that need no formula, and functions."""
-    kept = tuple(s for s in sources if not isinstance(s, str) or s in ANY_FORMULA)
-    if sources and not kept:
-        raise ValueError(
-            f"the sources {', '.join(sources)} need a formula; give it, or weights of a "
-            "density network, which elements are enough for"
-        )
-    return kept
-
-
-def several(what: Any) -> tuple:
-    """One thing, or a sequence of them, as a tuple."""
-    from pymatgen.core import Structure
-
-    alone = isinstance(what, str | Path | Structure) or callable(what)
-    return (what,) if alone else tuple(what)
 
 
 def left_by(fits: list[Fit], problem: Problem) -> float:

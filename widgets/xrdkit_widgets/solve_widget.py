@@ -9,7 +9,8 @@ from typing import Any
 import anywidget
 import traitlets
 
-from xrdkit.generators import DEFAULT, SOURCES, weights_of
+from xrdkit.generators import DEFAULT, SOURCES
+from xrdkit.generators.asked import weights_of
 from xrdkit.pattern import prepare, radiation, read
 from xrdkit.refine.final import ENGINES
 from xrdkit.report.notebook import html_of

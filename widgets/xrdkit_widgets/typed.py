@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from xrdkit.cli import words
 from xrdkit.formats.container import LARGEST
-from xrdkit.generators import source_of
+from xrdkit.generators.asked import source_of
 from xrdkit.phases.compounds import read_structure
 from xrdkit.problem import parse_formula, usable_cell, usable_size
 from xrdkit.space_group import space_group_number

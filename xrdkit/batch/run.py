@@ -22,13 +22,13 @@ from xrdkit.batch.rows import (
 from xrdkit.batch.summary import write_summary
 from xrdkit.batch.table import BadTable, Fault, Row, read_table
 from xrdkit.files import check_writable
-from xrdkit.generators import weights_of
+from xrdkit.generators.asked import named, weights_of
 from xrdkit.library import Library
 from xrdkit.problem import load_library, pose
 from xrdkit.progress import result_of
 from xrdkit.refine.final import check_engine
 from xrdkit.refine.gsas2 import GSAS2Error
-from xrdkit.solve import named, run
+from xrdkit.solve import run
 from xrdkit.types import Progress
 
 ABSENT = (

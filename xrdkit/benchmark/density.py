@@ -52,6 +52,7 @@ def density(
     points: int = POINTS,
     shard: tuple[int, int] = (1, 1),
     device: str = "cpu",
+    progress: bool = True,
 ) -> list[Row]:
     """Rows of n random entries of a crystal system, or of all; what is known: ``formula``.
 
@@ -88,7 +89,7 @@ def density(
         return found | {"recovered": recovered(model, crystal, drawn, formula)}
 
     rows = [own[i] for i in chosen(len(own), n, seed)]
-    return run_entries(table, rows, output, settings, shard, entry)
+    return run_entries(table, rows, output, settings, shard, entry, progress=progress)
 
 
 def moved(

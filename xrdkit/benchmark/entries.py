@@ -25,14 +25,17 @@ def run_entries(
     settings: Row,
     shard: tuple[int, int],
     entry: Callable[[int], Row],
+    *,
+    progress: bool = True,
 ) -> list[Row]:
     """Run or go on with a benchmark; each row is on the disk when it is done."""
+    from tqdm import tqdm
+
     done = results.start(output, {**settings, "structures": fingerprint(table.ids)})
     known = {row["id"] for row in done}
     names = {table.ids[row]: row for row in rows}
-    for name in shard_of(list(names), shard):
-        if name in known:
-            continue
+    left = [name for name in shard_of(list(names), shard) if name not in known]
+    for name in tqdm(left, disable=not progress, unit="entry"):
         started = perf_counter()
         try:
             found = entry(names[name])

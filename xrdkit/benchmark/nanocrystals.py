@@ -41,6 +41,7 @@ def nanocrystals(
     n: int = 20,
     seed: int = 0,
     shard: tuple[int, int] = (1, 1),
+    progress: bool = True,
 ) -> list[Row]:
     """Rows of n random entries of crystals of ``size`` Å: R² of the ten, as they were drawn
     and as the ten best of them refined, with their symmetry or without.
@@ -52,7 +53,8 @@ def nanocrystals(
     settings = {"benchmark": "nanocrystals", "n": n, "seed": seed, "size": size}
     settings |= {"starts": starts, "weights": str(weights), "shard": shard}
     one = partial(entry_of, table, model, size, STARTS[starts], seed)
-    return run_entries(table, chosen(len(table), n, seed), output, settings, shard, one)
+    rows = chosen(len(table), n, seed)
+    return run_entries(table, rows, output, settings, shard, one, progress=progress)
 
 
 def entry_of(

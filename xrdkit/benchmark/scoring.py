@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xrdkit import metrics
 from xrdkit.benchmark import results
-from xrdkit.generators import weights_of
+from xrdkit.generators.asked import weights_of
 from xrdkit.models.weights import Weights
 from xrdkit.nanocrystal import published_r_squared
 from xrdkit.types import Pattern, Solution

@@ -4,23 +4,36 @@
 """
 
 import argparse
+from typing import Any
 
 from xrdkit.cli.words import positive, shard
 
 
-def add_generation(sub: argparse.ArgumentParser) -> None:
-    """Options of ``xrdkit benchmark generation``."""
+def add_rows(sub: argparse.ArgumentParser, weights: str, n: int | None = None) -> None:
+    """Options of those that go on with a file, entry by entry; ``weights`` says of what."""
     sub.add_argument("--structures", required=True, metavar="TABLE")
-    sub.add_argument("--weights", required=True, help="of a flow or a diffusion")
-    sub.add_argument("--cell", choices=("none", "given"), default="none")
-    sub.add_argument("--n", type=positive, help="random entries (default: all)")
-    sub.add_argument("--samples", type=positive, default=20, help="for each entry")
-    sub.add_argument("--steps", type=positive, default=50)
+    sub.add_argument("--weights", required=True, help=f"of {weights}")
+    usual = f"(default: {n or 'all'})"
+    sub.add_argument("--n", type=positive, default=n, help=f"random entries {usual}")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
-    sub.add_argument("--device", default="cpu")
     sub.add_argument("--json", required=True, metavar="FILE", help="goes on with it")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def rows_asked(args: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of those options."""
+    asked = {"n": args.n, "seed": args.seed, "shard": args.shard}
+    return asked | {"progress": not args.quiet}
+
+
+def add_generation(sub: argparse.ArgumentParser) -> None:
+    """Options of ``xrdkit benchmark generation``."""
+    add_rows(sub, "a flow or a diffusion")
+    sub.add_argument("--cell", choices=("none", "given"), default="none")
+    sub.add_argument("--samples", type=positive, default=20, help="for each entry")
+    sub.add_argument("--steps", type=positive, default=50)
+    sub.add_argument("--device", default="cpu")
     sub.set_defaults(run=run_generation)
 
 
@@ -35,14 +48,11 @@ def run_generation(args: argparse.Namespace) -> None:
         args.structures,
         args.weights,
         args.json,
-        n=args.n,
-        seed=args.seed,
         cell=args.cell,
         samples=args.samples,
         steps=args.steps,
-        shard=args.shard,
         device=args.device,
-        progress=not args.quiet,
+        **rows_asked(args),
     )
     print(text_table(generation_counts(rows)))
     print(f"\n{fmean(row['seconds'] for row in rows):.4f} s for a structure")
@@ -81,8 +91,7 @@ def run_retrieval(args: argparse.Namespace) -> None:
 
 def add_nanocrystals(sub: argparse.ArgumentParser) -> None:
     """Options of ``xrdkit benchmark nanocrystals``."""
-    sub.add_argument("--structures", required=True, metavar="TABLE")
-    sub.add_argument("--weights", required=True, help="of a latent space")
+    add_rows(sub, "a latent space", n=20)
     sub.add_argument("--size", type=float, required=True, help="of the crystals in Å")
     sub.add_argument(
         "--starts",
@@ -90,10 +99,6 @@ def add_nanocrystals(sub: argparse.ArgumentParser) -> None:
         default="descent",
         help="random: as CDVAE-search, PXRDnet's baseline",
     )
-    sub.add_argument("--n", type=positive, default=20, help="entries drawn at random")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
-    sub.add_argument("--json", required=True, metavar="FILE", help="goes on with it")
     sub.set_defaults(run=run_nanocrystals)
 
 
@@ -110,9 +115,7 @@ def run_nanocrystals(args: argparse.Namespace) -> None:
         args.json,
         size=args.size,
         starts=args.starts,
-        n=args.n,
-        seed=args.seed,
-        shard=args.shard,
+        **rows_asked(args),
     )
     print(text_table(nanocrystal_counts(rows)))
     print(f"\n{median(row['seconds'] for row in rows):.1f} s for an entry (median)")
@@ -120,19 +123,14 @@ def run_nanocrystals(args: argparse.Namespace) -> None:
 
 def add_density(sub: argparse.ArgumentParser) -> None:
     """Options of ``xrdkit benchmark density``."""
-    sub.add_argument("--structures", required=True, metavar="TABLE")
-    sub.add_argument("--weights", required=True, help="of a density network")
+    add_rows(sub, "a density network")
     sub.add_argument("--system", default="all", help="cubic, trigonal … (default: all)")
     sub.add_argument(
         "--formula", choices=("full", "elements", "dropped", "none"), default="full"
     )
-    sub.add_argument("--n", type=positive, help="random entries (default: all)")
     sub.add_argument("--samples", type=positive, default=5, help="draws for each entry")
     sub.add_argument("--points", type=positive, default=50, help="of the grid, each axis")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--shard", type=shard, default=(1, 1), metavar="I/K")
     sub.add_argument("--device", default="cpu")
-    sub.add_argument("--json", required=True, metavar="FILE", help="goes on with it")
     sub.set_defaults(run=run_density)
 
 
@@ -145,13 +143,11 @@ def run_density(args: argparse.Namespace) -> None:
         args.structures,
         args.weights,
         args.json,
-        n=args.n,
-        seed=args.seed,
         system=args.system,
         formula=args.formula,
         samples=args.samples,
         points=args.points,
-        shard=args.shard,
         device=args.device,
+        **rows_asked(args),
     )
     print(text_table(density_counts(rows)))

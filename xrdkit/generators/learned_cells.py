@@ -19,12 +19,11 @@ from xrdkit.models.crystal_net import PatternNet
 from xrdkit.models.generate import generate
 from xrdkit.models.lattice import cell_of
 from xrdkit.models.speed import autocast
-from xrdkit.models.weights import SHIPPED, load_model, located
+from xrdkit.models.weights import DEFAULTS, load_model, located
 from xrdkit.problem import by_number
 from xrdkit.q_profile import NotLearned, profile_of
 from xrdkit.types import Pattern
 
-NETWORKS = "cell", "flow"  # kinds that propose cells, the first that ships is asked
 DRAWN, STEPS = 200, 20
 DRAWN_BY_FLOW = 40  # where atoms are drawn too
 MOST_ATOMS = 20  # in a cell whose contents are not known
@@ -45,11 +44,11 @@ def learned_cells(
     ``formula`` counts atoms by element; with ``contents`` those of a primitive cell. Of a
     formula with fractions the elements are used, and a pattern or atoms outside of what
     networks learn get none. ``weights`` are of a CellNet or of a flow, which needs a
-    formula; those that ship, where none are given: without any, none.
+    formula; where none are given, of the CellNet that ships: without it, none.
     """
-    path = located(weights) if weights is not None else _shipped()
-    if path is None:
+    if (asked := weights or DEFAULTS.get("cell")) is None:
         return []
+    path = located(asked)
     counts = by_number(formula or {})
     atoms = [z for z, n in counts.items() for _ in range(max(1, round(n)))]
     generator = torch.Generator().manual_seed(seed)
@@ -67,12 +66,6 @@ def learned_cells(
     except NotLearned:
         return []
     return [tuple(cell) for cell in drawn.tolist()]
-
-
-def _shipped() -> Path | None:
-    """The weights that come with the package, where some do."""
-    paths = (SHIPPED / f"{kind}.safetensors" for kind in NETWORKS)
-    return next((path for path in paths if path.is_file()), None)
 
 
 def _by_flow(

@@ -72,16 +72,14 @@ def steps_of(
     electrons as well.
     """
     generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + epoch)
-    counts, traits = crystals.counts.cpu(), traits_of(crystals)
+    counts, hard = crystals.counts.cpu(), plan.method == PAIRS
+    traits = traits_of(crystals) if hard else None
     blocks = []
     for n in counts.unique().tolist():
         index = torch.nonzero(counts == n).flatten()
         index = index[torch.randperm(len(index), generator=generator)]
         most = max(1, min(plan.block, plan.edges // n**2))
-        if plan.method == PAIRS:
-            blocks += alike(index, traits, most, generator)
-        else:
-            blocks += index.split(most)
+        blocks += alike(index, traits, most, generator) if hard else index.split(most)
     steps: list[list[Tensor]] = [[]]
     for i in torch.randperm(len(blocks), generator=generator).tolist():
         if sum(map(len, steps[-1])) >= plan.crystals:

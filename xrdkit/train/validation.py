@@ -118,8 +118,8 @@ def latent_rates(
     if not entries:
         return row
     try:
-        drawn_ = [answers[i] for i in sorted(answers)]
-        rmse = compared(taken(data, order[: len(drawn_)]), drawn_)
+        own = [answers[i] for i in sorted(answers)]
+        rmse = compared(taken(data, order[: len(own)]), own)
     except ImportError:  # pymatgen is not installed
         return row
     return row | {"match": sum(first is not None for (first,) in rmse) / len(rmse)}
@@ -150,8 +150,8 @@ def density_rates(
         for i in few.split(8) if len(few) else ():
             batch = batch_of(part, i, seen)
             with torch.no_grad(), autocast(device):
-                latent = model.latent(batch.profile, formula_of(batch.numbers))
-                answers = field(model, model.told(latent.mean)).cpu().numpy()
+                found = model.latent(batch.profile, formula_of(batch.numbers))
+                answers = field(model, model.told(found.mean)).cpu().numpy()
             truths = on_grid(part.crystals.select(i)).cpu().numpy()
             near += [(ssim(t, a), psnr(t, a)) for t, a in zip(truths, answers, strict=True)]
     row = {"val_density": float(sums[1]), "val_cell": float(sums[3])}
