@@ -304,3 +304,17 @@ def test_cells_and_places_that_are_no_numbers_are_refused():
 def test_dummies_are_no_elements():
     with pytest.raises(ValueError, match=r"X0\+ in .* is no element; replace it"):
         from_structures([Structure(Lattice.cubic(4.0), ["X"], [[0, 0, 0]])])
+
+
+def test_symmetry_of_a_distorted_cell_is_found_without_a_word_on_the_terminal(
+    capfd, monkeypatch
+):
+    lattice = [[4.053, 0.021, -0.05], [-0.004, 4.922, 0.011], [0.004, -0.063, 5.025]]
+    frac = [[0.343, 0.335, 0.371], [0.275, 0.348, 0.342]]
+    cell = (np.array(lattice), np.array(frac), [1, 1])
+    monkeypatch.setenv("SPGLIB_WARNING", "ON")
+    symmetry_dataset(cell, 0.3)
+    assert "spglib" in capfd.readouterr().err
+    monkeypatch.delenv("SPGLIB_WARNING")
+    symmetry_dataset(cell, 0.3)
+    assert capfd.readouterr().err == ""

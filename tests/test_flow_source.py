@@ -8,7 +8,7 @@ from textbook import STRUCTURES, table_of
 from xrdkit.crystal import from_structures, to_structure
 from xrdkit.examples import FORMULAS, path
 from xrdkit.generators import flow
-from xrdkit.generators.flow import Task, forms, in_cell, propose, tasks_of
+from xrdkit.generators.flow import Task, forms, in_cell, propose, shared, tasks_of
 from xrdkit.metrics import normalised_rmse
 from xrdkit.models import flow as flow_model
 from xrdkit.models.checkpoint import save_network
@@ -54,7 +54,7 @@ def drawn(problem, weights, count=12):
             return finished.value, said
 
 
-def test_what_is_drawn_ofholds_the_contents_and_the_cell(pattern, weights):
+def test_what_is_drawn_holds_the_contents_and_the_cell(pattern, weights):
     problem = pose(pattern, "TiO2", contents="Ti2O4", cell=RUTILE)
     found, said = drawn(problem, weights)
     assert 0 < len(found) <= 12
@@ -93,6 +93,16 @@ def test_a_proposed_cell_is_filled_beside_free_ones(pattern):
     assert sorted(tasks[0].cell) == pytest.approx(sorted(RUTILE))
     assert tasks[1].cell is None
     assert tasks[0].weight > tasks[1].weight
+
+
+def test_samples_are_shared_by_weight_and_a_hardly_likely_cell_gets_none():
+    tasks = [
+        Task(units, RUTILE, weight) for units, weight in ((2, 0.6), (3, 1e-6), (4, 0.3))
+    ]
+    assert shared(tasks, 120) == [(tasks[0], 80), (tasks[2], 40)]
+    alike = [Task(units) for units in range(1, 51)]
+    assert sum(many for _, many in shared(alike, 12)) == 12
+    assert shared([], 120) == []
 
 
 def test_a_nearly_symmetric_sample_is_put_up_with_and_without_its_symmetry(pattern):

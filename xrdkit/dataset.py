@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from xrdkit.crystal import U_ISO, from_structures, read_cif, to_structure
+from xrdkit.space_group import quiet_spglib
 from xrdkit.types import Crystals
 
 if TYPE_CHECKING:
@@ -330,10 +331,7 @@ def _amounts(path: Path, name: str, formula: str) -> dict[str, float]:
 
 
 def _space_groups(table: Table) -> tuple[int, ...]:
-    import spglib
-
     cells = [table.arrays(i) for i in range(len(table))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with quiet_spglib() as spglib:
         found = [spglib.get_symmetry_dataset(cell, symprec=SYMPREC) for cell in cells]
     return tuple(1 if one is None else int(one.number) for one in found)

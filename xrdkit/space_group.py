@@ -1,5 +1,6 @@
 """Space groups by number in spglib's standard setting: operations, centring, symbols."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,9 +40,14 @@ def operations(space_group: int) -> tuple[np.ndarray, np.ndarray]:
 
 @contextmanager
 def quiet_spglib() -> Iterator[ModuleType]:
-    """spglib without its warnings about how errors will be reported in future."""
+    """spglib without its warnings: how errors will be reported, and what it did not find.
+
+    The latter its C code writes to the terminal, unless ``SPGLIB_WARNING`` is OFF; who has
+    set that variable keeps it as it is.
+    """
     import spglib
 
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield spglib

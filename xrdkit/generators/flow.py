@@ -6,7 +6,7 @@ and with the symmetry that it has within some tolerances.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from xrdkit.space_group import CENTRING
 from xrdkit.types import Candidate, Controls, Crystals, Problem, Progress
 
 UNEXPLAINED = 0.1  # residual above which structures are drawn
-DRAWN, STEPS = 40, 50  # samples, in all, and steps to each
+DRAWN, STEPS = 120, 50  # samples, in all, and steps to each
 FREE = 0.3  # weight of samples with cells of their own beside those in proposed cells
 ROOM = 1.4  # factor that the volume of a known cell may be off the expected one
 AS_DRAWN = 0.01  # Å: the tolerance that adds no symmetry
@@ -82,10 +82,8 @@ def propose(
     if not problem.cells:
         problem = yield from cells_for(problem)
     found: list[Candidate] = []
-    tasks = tasks_of(problem)
-    every = sum(task.weight for task in tasks)
-    for i, task in enumerate(tasks):
-        many = max(1, round(min(count, DRAWN) * task.weight / every))
+    tasks = shared(tasks_of(problem), min(count, DRAWN))
+    for i, (task, many) in enumerate(tasks):
         drawn = yield from samples(model, problem, task, many, generator, controls)
         for one in candidates(drawn, problem) if drawn is not None else ():
             found.append(one)
@@ -140,6 +138,13 @@ def tasks_of(problem: Problem) -> list[Task]:
         tasks = [t for t in in_cell(problem, cell, None) if not total or t.units in sizes]
         proposed += [replace(t, weight=weight / len(tasks)) for t in tasks]
     return [*proposed, *free]
+
+
+def shared(tasks: Sequence[Task], total: int) -> list[tuple[Task, int]]:
+    """Tasks with the samples that each gets: ``total`` in all, shared by their weights."""
+    ends = np.cumsum([task.weight for task in tasks])
+    many = np.diff(np.rint(total * ends / ends[-1:]).astype(int), prepend=0)
+    return [(task, n) for task, n in zip(tasks, many.tolist(), strict=True) if n]
 
 
 def in_cell(problem: Problem, cell: tuple[float, ...], total: int | None) -> list[Task]:
