@@ -46,7 +46,7 @@ def test_every_column_is_read_in_the_words_of_solve(tmp_path):
     (tmp_path / "my.safetensors").write_text("")
     path = table(
         tmp_path,
-        ";".join(COLUMNS),
+        ";".join(name for name in COLUMNS if name != "elements"),
         'example:rutile;TiO2;one;"1.5406,1.5444";10,80;"20,21; 30,31";Ti2 O4;'
         '"4.59,4.59,2.96,90,90,90";136;50;"Al2O3; si.cif";yes;my.lib;"TiO2; SnO2";'
         'templates;"my.safetensors; flow_mp20";5;7;builtin',
@@ -71,6 +71,12 @@ def test_every_column_is_read_in_the_words_of_solve(tmp_path):
         "engine": "builtin",
     }
     assert {path.name for path in row.files} >= {"my.lib", "my.safetensors", "si.cif"}
+
+
+def test_elements_stand_in_for_a_formula_that_is_not_known(tmp_path):
+    (row,) = read_table(table(tmp_path, "pattern,elements", "example:rutile,Ti O"))
+    assert (row.formula, row.known) == (None, "Ti-O")
+    assert row.given == {"elements": ("Ti", "O")}
 
 
 def test_rows_leave_reports_summary_and_their_order(two, tmp_path):
@@ -142,13 +148,15 @@ def test_a_row_that_fails_stops_no_other_and_is_tried_again(two, tmp_path, monke
         ("gone.xy,TiO2,CuKa,", r"row 2 \(gone\): there is no file gone.xy"),
         ("example:gold,Au,CuKa,", "there is no example 'gold'"),
         ("example:rutile,,CuKa,", "no formula is given"),
+        ("example:rutile,TiO2,CuKa,,Ti O", "formula and elements are both given"),
+        ("example:rutile,,CuKa,,Ti Xx", "Xx"),
         ("example:rutile,TiO2,CuKa,../up", "cannot name a folder of results"),
         ("example:rutile,TiO2,CuKa,.hidden", "cannot name a folder of results"),
         ("example:rutile,TiO2,CuKa,summary.csv", "cannot name a folder of results"),
     ],
 )
 def test_a_table_without_a_good_row_starts_nothing(tmp_path, row, said):
-    path = table(tmp_path, "pattern,formula,wavelength,name", row)
+    path = table(tmp_path, "pattern,formula,wavelength,name,elements", row)
     with pytest.raises(BadTable, match=said):
         quiet(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -88,6 +88,19 @@ def test_folder_of_cif_files_is_a_table_named_by_the_files(tmp_path):
     assert read_table(tmp_path / "salt.cif").formulas == ("NaCl",)
 
 
+def test_files_of_a_folder_that_hold_no_structure_are_left_out_and_said(tmp_path):
+    RUTILE.to(str(tmp_path / "rutile.cif"))
+    for name in ("broken", "empty"):
+        (tmp_path / f"{name}.cif").write_text("data_x\n_cell_length_a 3\n")
+    with pytest.warns(UserWarning, match=r"2 of 3 files of .* the first: .*broken\.cif"):
+        table = read_table(tmp_path)
+    assert table.ids == ("rutile",)
+    assert_same(table, [RUTILE])
+    (tmp_path / "rutile.cif").unlink()
+    with pytest.raises(ValueError, match=r"broken\.cif is not a CIF with a structure"):
+        read_table(tmp_path)
+
+
 def test_disordered_cif_keeps_its_occupancies_and_is_refused_as_arrays(tmp_path):
     alloy = Structure(Lattice.cubic(3.6), [{"Cu": 0.75, "Au": 0.25}], [[0, 0, 0]])
     alloy.to(str(tmp_path / "alloy.cif"))

@@ -83,7 +83,10 @@ class Table:
 
 
 def read_table(path: str | Path) -> Table:
-    """A table from a .parquet, a CDVAE .csv, one .cif, or a folder of .cif files."""
+    """A table from a .parquet, a CDVAE .csv, one .cif, or a folder of .cif files.
+
+    Files of a folder that hold no structure are left out, with a UserWarning.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a structure table")
@@ -228,19 +231,33 @@ def _read_p1(path: Path, name: str, text: str) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _from_cifs(path: Path, files: list[Path]) -> Table:
-    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
-
+    """The first structures of CIF files; of several, those that hold none are left out."""
     if not files:
         raise ValueError(f"{path} holds no .cif file; give a folder of CIF files")
     _check_size(path, len(files))
-    structures = [read_cif(str(file)) for file in files]
-    groups = []
-    for structure in structures:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            groups.append(SpacegroupAnalyzer(structure, SYMPREC).get_space_group_number())
-    ids = tuple(file.stem for file in files)
-    return _checked(path, ids, from_structures(structures), groups, None)
+    read: dict[str, Structure] = {}
+    faults = []
+    for file in files:
+        try:
+            read[file.stem] = read_cif(str(file))
+        except ValueError as error:
+            faults.append(error)
+    if not read:
+        raise faults[0]
+    if faults:
+        said = f"{len(faults)} of {len(files)} files of {path} are left out"
+        warnings.warn(f"{said}; the first: {faults[0]}", stacklevel=4)
+    groups = [_group_of(structure) for structure in read.values()]
+    return _checked(path, tuple(read), from_structures([*read.values()]), groups, None)
+
+
+def _group_of(structure: "Structure") -> int:
+    """Space group number of a structure that may be disordered."""
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return SpacegroupAnalyzer(structure, SYMPREC).get_space_group_number()
 
 
 def _crystals(

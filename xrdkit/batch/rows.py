@@ -98,7 +98,7 @@ def failed(row: Row, folder: Path, key: str, why: str) -> None:
 
 
 def _head(row: Row, key: str, status: str) -> Record:
-    return {"name": row.name, "status": status, "formula": row.formula, "key": key}
+    return {"name": row.name, "status": status, "formula": row.known, "key": key}
 
 
 def _put(new: Path, record: Record, folder: Path) -> None:

@@ -103,7 +103,7 @@ def checked(lines: list[Row | Fault], folder: Path) -> Iterator[Progress]:
                     check_row(line, folder, library)
             found.append(line)
         except (ValueError, OSError, GSAS2Error) as error:
-            found.append(Fault(line.name, line.formula, str(error)))
+            found.append(Fault(line.name, line.known, str(error)))
     faults = [line for line in found if isinstance(line, Fault)]
     if 0 < len(faults) < len(found):
         for fault in faults:
@@ -123,7 +123,7 @@ def recorded(line: Row | Fault, folder: Path, keys: Keys) -> Record | None:
     return {
         "name": line.name,
         "status": "failed",
-        "formula": line.formula,
+        "formula": line.known,
         "error": line.why,
     }
 
@@ -133,9 +133,8 @@ def check_row(row: Row, folder: Path, library: Callable[..., Library]) -> None:
     place, said = folder / row.name, row.given
     if place.exists() and record_of(place) is None:
         raise ValueError(f"{place} is no result of a batch; give another name or folder")
-    asked = {
-        key: said[key] for key in ("contents", "cell", "space_group", "size") if key in said
-    }
+    keys = "elements", "contents", "cell", "space_group", "size"
+    asked = {key: said[key] for key in keys if key in said}
     pattern = row.measured()
     pose(pattern, row.formula, library=library(said.get("library")), **asked)
     for source in said.get("sources", ()):

@@ -3,14 +3,14 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from xrdkit.examples import path as example
 from xrdkit.pattern import crop, exclude, read
-from xrdkit.problem import parse_formula
+from xrdkit.problem import check_known, parse_formula
 from xrdkit.types import Pattern
 
 MAX_ROWS, MAX_BYTES = 100_000, 50_000_000
@@ -29,11 +29,14 @@ class BadTable(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One sample: its pattern, what of it is used (2θ, °), and what ``solve`` is told."""
+    """One sample: its pattern, what of it is used (2θ, °), and what ``solve`` is told.
+
+    The formula is None where ``elements`` are given instead.
+    """
 
     name: str
     pattern: Path
-    formula: str
+    formula: str | None
     wavelength: str | tuple[float, ...] | None = None
     range: tuple[float, ...] | None = None
     exclude_range: tuple[tuple[float, ...], ...] = ()
@@ -44,6 +47,11 @@ class Row:
         pattern = read(self.pattern, wavelength=self.wavelength)
         pattern = crop(pattern, *self.range) if self.range else pattern
         return exclude(pattern, *self.exclude_range)
+
+    @property
+    def known(self) -> str:
+        """The formula, or elements like Ti-O."""
+        return self.formula or "-".join(self.given["elements"])
 
     @property
     def files(self) -> list[Path]:
@@ -58,7 +66,7 @@ class Fault:
     """A row that cannot be solved as it stands, and why."""
 
     name: str
-    formula: str
+    known: str
     why: str
 
 
@@ -110,6 +118,10 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(";", " ").split())
+
+
 def _group(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
@@ -126,6 +138,7 @@ SAMPLE: dict[str, Callable[[str], Any]] = {
     "exclude_range": _spans,
 }
 GIVEN: dict[str, Callable[[str], Any]] = {
+    "elements": _words,
     "contents": str,
     "cell": _cell,
     "space_group": _group,
@@ -147,10 +160,11 @@ def read_table(path: str | Path) -> list[Row | Fault]:
     """Rows of a CSV file (commas, semicolons or tabs), its first line the names of columns.
 
     ``pattern`` (a file, seen from the table's folder, or example:rutile) and ``formula``
-    are needed. ``name`` names the results, by default as the file. The other columns are
-    those of COLUMNS, in the words of ``xrdkit solve``; an empty cell says nothing. Several
-    phases, ranges and so on are separated by semicolons. A row that says what cannot be is
-    a Fault. Raises ValueError for a file that is no such table, or names two rows alike.
+    are needed, or ``elements`` (Ti O) where the formula is not known. ``name`` names the
+    results, by default as the file. The other columns are those of COLUMNS, in the words of
+    ``xrdkit solve``; an empty cell says nothing. Several phases, ranges and so on are
+    separated by semicolons. A row that says what cannot be is a Fault. Raises ValueError
+    for a file that is no such table, or names two rows alike.
     """
     path = Path(path)
     rows = [_read(number, cells, path.parent) for number, cells in _cells(path)]
@@ -170,7 +184,7 @@ def _read(number: int, cells: dict[str, str], folder: Path) -> Row | Fault:
         name = cells.get("name", Path(cells.get("pattern", "")).stem)
         return Fault(
             f"row {number}" + f" ({name})" * bool(name),
-            cells.get("formula", ""),
+            cells.get("formula") or cells.get("elements", ""),
             str(error),
         )
 
@@ -211,9 +225,15 @@ def _known() -> str:
     return ", ".join(COLUMNS)
 
 
+def _lacking(given: Container[str]) -> list[str]:
+    """What a table or a row must have and has not."""
+    known = "formula" in given or "elements" in given
+    return ["pattern"] * ("pattern" not in given) + ["formula"] * (not known)
+
+
 def _check_heads(heads: list[str], path: Path) -> None:
     strange = [head for head in heads if head not in COLUMNS]
-    missing = [head for head in ("pattern", "formula") if head not in heads]
+    missing = _lacking(heads)
     twice = [head for head, count in Counter(heads).items() if count > 1]
     if strange:
         raise ValueError(f"{path} has a column '{strange[0]}'; known are {_known()}")
@@ -224,10 +244,11 @@ def _check_heads(heads: list[str], path: Path) -> None:
 
 def _row(cells: dict[str, str], folder: Path) -> Row:
     """A row from its filled cells, files made absolute and found."""
-    for needed in ("pattern", "formula"):
-        if needed not in cells:
-            raise ValueError(f"no {needed} is given; fill it in")
-    parse_formula(cells["formula"])
+    if missing := _lacking(cells):
+        raise ValueError(f"no {missing[0]} is given; fill it in")
+    formula = cells.get("formula")
+    if formula is not None:
+        parse_formula(formula)
     pattern = _pattern(cells["pattern"], folder)
     name = cells.get("name", pattern.stem)
     if not NAME.fullmatch(name) or name.casefold() in RESERVED:
@@ -245,7 +266,8 @@ def _row(cells: dict[str, str], folder: Path) -> Row:
                 for one in words[key]
             )
     sample = {key: SAMPLE[key](text) for key, text in cells.items() if key in SAMPLE}
-    return Row(name, pattern, cells["formula"], given=words, **sample)
+    check_known(formula, words.get("elements"))
+    return Row(name, pattern, formula, given=words, **sample)
 
 
 def _pattern(text: str, folder: Path) -> Path:

@@ -340,7 +340,8 @@ def run_library_build(args: argparse.Namespace) -> None:
     from xrdkit.solve import run
 
     output = check_file(args.output, args.overwrite)
-    table = read_tables(args.tables)
+    with plain_warnings():
+        table = read_tables(args.tables)
     library = run(build_steps(table, workers=args.workers), bar(args))
     save(library, output)
     print(f"{len(library)} structures of {len(library.type_label)} types in {output}")

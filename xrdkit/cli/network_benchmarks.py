@@ -124,7 +124,9 @@ def run_nanocrystals(args: argparse.Namespace) -> None:
 def add_density(sub: argparse.ArgumentParser) -> None:
     """Options of ``xrdkit benchmark density``."""
     add_rows(sub, "a density network")
-    sub.add_argument("--system", default="all", help="cubic, trigonal … (default: all)")
+    sub.add_argument(
+        "--system", type=str.lower, default="all", help="cubic, trigonal … (default: all)"
+    )
     sub.add_argument(
         "--formula", choices=("full", "elements", "dropped", "none"), default="full"
     )

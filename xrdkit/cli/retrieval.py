@@ -2,7 +2,7 @@
 
 import argparse
 
-from xrdkit.cli.inputs import add_pattern, bar, measured, warn
+from xrdkit.cli.inputs import add_pattern, bar, measured, plain_warnings, warn
 from xrdkit.cli.words import positive
 
 
@@ -36,7 +36,8 @@ def run_index(args: argparse.Namespace) -> None:
     from xrdkit.solve import run
 
     output = check_file(args.output, args.overwrite)
-    table = read_tables(args.tables)
+    with plain_warnings():
+        table = read_tables(args.tables)
     found = run(index_steps(network(args.weights), packed_of(table)), bar(args))
     save_index(found, output)
     print(f"{len(found)} of {len(table)} structures in {output}")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from xrdkit.cli.inputs import bar
+from xrdkit.cli.inputs import bar, plain_warnings
 from xrdkit.cli.words import numbers, positive
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def run_pack(args: argparse.Namespace) -> None:
     from xrdkit.packed import load_packed, pack
 
     output = check_file(args.output, args.overwrite)
-    table = read_tables(args.tables)
+    with plain_warnings():
+        table = read_tables(args.tables)
     settings = {"standard": args.standard, "system": args.system}
     packed = load_packed(pack(table, output, **settings))
     print(f"{len(packed)} of {len(table)} structures in {output}")
