@@ -169,7 +169,8 @@ def maxima(
     from scipy.ndimage import maximum_filter
 
     top = maximum_filter(density, 3, mode="wrap")
-    index = np.argwhere((density == top) & (density > FAINTEST * density.max()))
+    least = max(FAINTEST * density.max(), density.min())  # one value has no maximum
+    index = np.argwhere((density == top) & (density > least))
     places, heights = _vertices(density, index)
     order = heights.argsort()[::-1][: 8 * MOST_ATOMS]
     frac, heights = np.mod(places[order] / density.shape, 1), heights[order]
