@@ -1,5 +1,6 @@
 """Space groups by number in spglib's standard setting: operations, centring, symbols."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,9 +40,10 @@ def operations(space_group: int) -> tuple[np.ndarray, np.ndarray]:
 
 @contextmanager
 def quiet_spglib() -> Iterator[ModuleType]:
-    """spglib without its warnings about how errors will be reported in future."""
+    """spglib without its warnings: of how errors will be reported, of what it tries."""
     import spglib
 
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield spglib
