@@ -233,6 +233,8 @@ def test_baselines_are_refused_beside_weights_and_of_other_cells(table, weights,
         benchmark(table, weights, path, baseline="constant")
     with pytest.raises(ValueError, match="weights and a baseline are both given or mis"):
         benchmark(table, None, path)
+    with pytest.raises(FileNotFoundError, match="Constant is neither constant nor a file"):
+        benchmark(table, None, path, baseline="Constant")
     niggli = pack(table, tmp_path / "niggli.packed")
     with pytest.raises(ValueError, match="not of standard cells; pack with --standard"):
         benchmark(table, None, path, baseline=niggli)

@@ -114,6 +114,11 @@ def answering(
     if baseline == CONSTANT:
         return partial(constant, points=points), ()
     if baseline:
+        if not Path(baseline).is_file():
+            raise FileNotFoundError(
+                f"baseline {baseline} is neither {CONSTANT} nor a file; give one of packed "
+                "standard cells"
+            )
         known = load_packed(baseline)
         if not known.standard:
             raise ValueError(f"{baseline} is not of standard cells; pack with --standard")
