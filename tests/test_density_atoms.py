@@ -19,6 +19,7 @@ from xrdkit.generators.density_atoms import (
     propose,
     settings_near,
 )
+from xrdkit.generators.measured_lines import with_measured_lines
 from xrdkit.indexing.bravais import parameters
 from xrdkit.metrics import strict_match
 from xrdkit.models.checkpoint import save_network
@@ -113,6 +114,38 @@ def test_a_known_cell_is_taken_in_the_setting_of_the_one_that_was_drawn(pattern)
     (rows,) = [r for r in settings_near(drawn, problem) if abs(np.linalg.det(r)) > 60]
     np.testing.assert_allclose(parameters(rows), cell, atol=1e-6)
     assert settings_near(np.diag([9.0, 9.0, 9.0]), problem) == []
+
+
+def off(density, truth):
+    """1 - correlation of two densities."""
+    return 1 - np.corrcoef(density.ravel(), truth.ravel())[0, 1]
+
+
+@pytest.mark.parametrize("name", ["TiO2", "SrTiO3", "CaCO3", "ZrO2"])
+def test_measured_lines_sharpen_a_blurred_density(name):
+    found, truth = seen(name)
+    crystal = one_crystal(found.lattice, found.frac, found.numbers)
+    blurred = on_grid(crystal, 48, u_iso=0.3)[0].double().numpy()
+    answer = with_measured_lines(found.lattice, blurred, good_pattern(name))
+    assert off(answer, truth) < 0.35 * off(blurred, truth)
+    assert (answer >= 0).all()
+
+
+def test_measured_lines_leave_a_right_density_as_it_is(pattern):
+    found, truth = seen("TiO2")
+    answer = with_measured_lines(found.lattice, truth, pattern)
+    assert off(answer, truth) < 0.005
+    empty = replace(pattern, intensity=0 * pattern.intensity)
+    assert with_measured_lines(found.lattice, truth, empty) is truth
+
+
+def test_in_a_known_cell_both_densities_are_read(pattern):
+    found, density = seen("TiO2")
+    problem = pose(pattern, "TiO2", cell=(4.594, 4.594, 2.959, 90, 90, 90))
+    unknown = candidates(found.lattice, density, pose(pattern, "TiO2"))
+    known = list(candidates(found.lattice, density, problem))
+    assert len(known) == 2 * len(list(unknown))
+    assert strict_match(STRUCTURES["TiO2"], to_structure(known[0].crystal))
 
 
 def test_what_was_never_learned_is_said_and_gives_none(pattern, weights):

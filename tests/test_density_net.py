@@ -1,5 +1,6 @@
 """The density network: its field, what is told of the formula, training, the benchmark."""
 
+import numpy as np
 import pytest
 import torch
 from textbook import STRUCTURES, table_of
@@ -206,12 +207,49 @@ def test_the_benchmark_refuses_what_it_does_not_know(table, weights, tmp_path):
         density_counts([{"id": "a", "error": "none"}])
 
 
+def test_a_constant_is_off_by_the_standard_deviation_of_the_density(table, tmp_path):
+    rows = benchmark(table, None, tmp_path / "a.json", baseline="constant", points=12)
+    for row, name in zip(rows, NAMES, strict=True):
+        found = packed_of(table_of([STRUCTURES[name]]), standard=True)
+        truth = on_grid(found.crystals, 12)[0].double()
+        span = float(truth.max() - truth.min())
+        off = 20 * np.log10(span / float(truth.std(correction=0)))
+        assert row["psnr"] == [pytest.approx(off, abs=0.01)]
+        assert row["recovered"] == [False]
+
+
+def test_the_nearest_pattern_of_a_known_crystal_is_its_own(table, tmp_path):
+    known = pack(table, tmp_path / "known.packed", standard=True)
+    asked = {"baseline": known, "samples": 2, "points": 24}
+    for row in benchmark(table, None, tmp_path / "a.json", **asked):
+        assert row["ssim"][0] == pytest.approx(1, abs=1e-4)
+        assert row["ssim"][1] < row["ssim"][0]
+        assert row["recovered"][0]
+
+
+def test_baselines_are_refused_beside_weights_and_of_other_cells(table, weights, tmp_path):
+    path = tmp_path / "a.json"
+    with pytest.raises(ValueError, match="weights and a baseline are both given or mis"):
+        benchmark(table, weights, path, baseline="constant")
+    with pytest.raises(ValueError, match="weights and a baseline are both given or mis"):
+        benchmark(table, None, path)
+    with pytest.raises(FileNotFoundError, match="Constant is neither constant nor a file"):
+        benchmark(table, None, path, baseline="Constant")
+    niggli = pack(table, tmp_path / "niggli.packed")
+    with pytest.raises(ValueError, match="not of standard cells; pack with --standard"):
+        benchmark(table, None, path, baseline=niggli)
+
+
 def test_the_command_prints_its_table(weights, tmp_path, capsys):
     STRUCTURES["NaCl"].to(filename=str(tmp_path / "NaCl.cif"))
     line = ["benchmark", "density", "--structures", tmp_path / "NaCl.cif", "--weights"]
     line += [weights, "--samples", 1, "--points", 10, "--json", tmp_path / "a.json"]
     assert main([str(word) for word in line]) == 0
     assert "best of all" in capsys.readouterr().out
+    line = ["benchmark", "density", "--structures", tmp_path / "NaCl.cif", "--baseline"]
+    line += ["constant", "--points", 10, "--json", tmp_path / "b.json"]
+    assert main([str(word) for word in line]) == 0
+    assert "0 of 1" in capsys.readouterr().out
 
 
 @pytest.mark.slow

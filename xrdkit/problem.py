@@ -157,7 +157,7 @@ def parse_elements(elements: Sequence[str]) -> tuple[str, ...]:
     if not found or not all(re.fullmatch("[A-Z][a-z]?", str(e)) for e in found):
         raise ValueError(
             f"elements {', '.join(map(repr, found)) or 'are none'}; give symbols one by "
-            "one, such as Ti O"
+            'one, such as Ti O in the command line and ("Ti", "O") in Python'
         )
     _check_elements(dict.fromkeys(found, 1.0), " ".join(found))
     return tuple(dict.fromkeys(found))

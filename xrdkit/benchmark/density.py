@@ -4,11 +4,14 @@ The protocol of CrystalNet on other densities, so that figures are near but not 
 a clean pattern, several draws, the best SSIM and PSNR of all; instead of 24 rotations those
 descriptions are tried that describe the same crystal (``xrdkit.canonical``), and that one
 is taken whose square error is least. A structure is recovered where one at the maxima of a
-draw, in the cell that was drawn with it, matches in the literature's sense.
+draw, in the cell that was drawn with it, matches in the literature's sense. What trivial
+answers get stands beside it: one value everywhere, or the densities of the crystals with
+the most similar patterns among those that a network was trained on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from xrdkit.benchmark.counts import rate
 from xrdkit.benchmark.entries import run_entries
@@ -24,12 +28,13 @@ from xrdkit.benchmark.simulated_patterns import drawn as chosen
 from xrdkit.canonical import canonical, descriptions
 from xrdkit.crystal import one_crystal, to_structure
 from xrdkit.dataset import Table, read_table
-from xrdkit.density import POINTS, on_grid
+from xrdkit.density import POINTS, electrons, on_grid
 from xrdkit.generators.density_atoms import candidates, compositions, fields, maxima
 from xrdkit.generators.flow import forms
 from xrdkit.metrics import bootstrap_interval, normalised_rmse, psnr, ssim
-from xrdkit.models.density_net import LEVELS, DensityNet, formula_of
+from xrdkit.models.density_net import LEVELS, formula_of
 from xrdkit.models.weights import load_model
+from xrdkit.packed import Packed, load_packed
 from xrdkit.q_profile import clean_profiles
 from xrdkit.simulate import pattern_of
 from xrdkit.space_group import crystal_system
@@ -37,13 +42,17 @@ from xrdkit.types import Candidate, Crystals, Problem
 
 Row = dict[str, Any]
 Grid = Float[np.ndarray, "n n n"]
+Drawn = tuple[Float[np.ndarray, "3 3"], Grid]
+Answers = Callable[[Crystals, torch.Generator], Iterator[Drawn]]
+CONSTANT = "constant"
 
 
 def density(
     structures: Table | str | Path,
-    weights: str | Path,
+    weights: str | Path | None,
     output: str | Path,
     *,
+    baseline: str | Path | None = None,
     n: int | None = None,
     seed: int = 0,
     system: str = "all",
@@ -56,19 +65,24 @@ def density(
 ) -> list[Row]:
     """Rows of n random entries of a crystal system, or of all; what is known: ``formula``.
 
-    That is "full", "elements", "dropped" (one of several is left out) or "none".
+    That is "full", "elements", "dropped" (one of several is left out) or "none". A
+    ``baseline`` answers in place of weights: "constant" is the right mean everywhere, a
+    file of packed standard cells gives densities of those with the nearest patterns.
     """
     if formula not in LEVELS:
         raise ValueError(f"formula {formula!r} is none of {', '.join(LEVELS)}; give one")
+    if (weights is None) == (baseline is None):
+        raise ValueError("weights and a baseline are both given or missing; give one")
     table = structures if isinstance(structures, Table) else read_table(structures)
     groups = map(crystal_system, table.space_groups)
     own = [i for i, name in enumerate(groups) if system in ("all", name)]
     if not own:
         raise ValueError(f"none of {len(table)} structures is {system}; give others")
-    model = load_model(weights, "density", device)
+    answers, elements = answering(weights, baseline, formula, samples, points, device)
     settings = {"benchmark": "density", "n": n, "seed": seed, "system": system}
     settings |= {"formula": formula, "samples": samples, "points": points}
     settings |= {"weights": str(weights), "shard": shard}
+    settings |= {"baseline": str(baseline)} if baseline else {}
 
     def entry(row: int) -> Row:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + row)
@@ -78,18 +92,73 @@ def density(
         crystal = one_crystal(*pose[1:])
         same = zip(*descriptions(pose.space_group, pose.frac), strict=True)
         grids = [on_grid(moved(crystal, *one), points)[0].numpy() for one in same]
-        seen = clean_profiles(crystal).to(device)
-        told = formula_of(crystal.numbers[None].to(device), [formula], generator)
-        drawn = list(
-            fields(model, seen, told, count=samples, generator=generator, points=points)
-        )
+        drawn = list(answers(crystal, generator))
         best = [scores(grids, answer) for _, answer in drawn]
         found = {"formula": table.formulas[row], "space_group": pose.space_group}
         found |= {"ssim": [one[0] for one in best], "psnr": [one[1] for one in best]}
-        return found | {"recovered": recovered(model, crystal, drawn, formula)}
+        return found | {"recovered": recovered(elements, crystal, drawn, formula)}
 
     rows = [own[i] for i in chosen(len(own), n, seed)]
     return run_entries(table, rows, output, settings, shard, entry, progress=progress)
+
+
+def answering(
+    weights: str | Path | None,
+    baseline: str | Path | None,
+    formula: str,
+    samples: int,
+    points: int,
+    device: str,
+) -> tuple[Answers, Sequence[int]]:
+    """What gives cells (Å) and densities (e/Å³) of a crystal, and the elements it knows."""
+    if baseline == CONSTANT:
+        return partial(constant, points=points), ()
+    if baseline:
+        if not Path(baseline).is_file():
+            raise FileNotFoundError(
+                f"baseline {baseline} is neither {CONSTANT} nor a file; give one of packed "
+                "standard cells"
+            )
+        known = load_packed(baseline)
+        if not known.standard:
+            raise ValueError(f"{baseline} is not of standard cells; pack with --standard")
+        parts = torch.arange(len(known)).split(1024)
+        seen = torch.cat([clean_profiles(known.crystals.select(i))[:, 0] for i in parts])
+        elements = known.crystals.numbers.unique().tolist()
+        return partial(nearest, known, seen, count=samples, points=points), elements
+    model = load_model(weights, "density", device)
+
+    def network(crystal: Crystals, generator: torch.Generator) -> Iterator[Drawn]:
+        seen = clean_profiles(crystal).to(device)
+        told = formula_of(crystal.numbers[None].to(device), [formula], generator)
+        asked = {"count": samples, "generator": generator, "points": points}
+        return fields(model, seen, told, **asked)
+
+    return network, model.facts.get("elements", ())
+
+
+def constant(
+    crystal: Crystals, generator: torch.Generator, *, points: int
+) -> Iterator[Drawn]:
+    """The crystal's own cell and mean density everywhere: what a network must beat."""
+    mean = float(electrons(crystal) / crystal.volume)
+    yield crystal.lattice[0].double().numpy(), np.full((points,) * 3, mean)
+
+
+def nearest(
+    known: Packed,
+    seen: Float[Tensor, "known 1024"],
+    crystal: Crystals,
+    generator: torch.Generator,
+    *,
+    count: int,
+    points: int,
+) -> Iterator[Drawn]:
+    """Cells and densities of the known crystals whose patterns are nearest, in order."""
+    off = (seen - clean_profiles(crystal)[:, 0]).square().sum(1)
+    for i in off.argsort()[:count]:
+        one = known.crystals.select(i[None])
+        yield one.lattice[0].double().numpy(), on_grid(one, points)[0].double().numpy()
 
 
 def moved(
@@ -107,29 +176,29 @@ def scores(truths: Sequence[Grid], answer: Grid) -> tuple[float, float]:
 
 
 def recovered(
-    model: DensityNet,
+    elements: Sequence[int],
     crystal: Crystals,
-    drawn: Sequence[tuple[Float[np.ndarray, "3 3"], Grid]],
+    drawn: Sequence[Drawn],
     formula: str,
 ) -> list[bool]:
     """Whether a structure read from each draw matches the crystal."""
     truth = to_structure(crystal)
     found = []
     for cell, grid in drawn:
-        answers = structures_of(model, crystal, cell, grid, formula)
+        answers = structures_of(elements, crystal, cell, grid, formula)
         matches = (normalised_rmse(truth, to_structure(one.crystal)) for one in answers)
         found.append(any(rmse is not None for rmse in matches))
     return found
 
 
 def structures_of(
-    model: DensityNet,
+    elements: Sequence[int],
     crystal: Crystals,
     cell: Float[np.ndarray, "3 3"],
     grid: Grid,
     formula: str,
 ) -> Iterator[Candidate]:
-    """Structures at the maxima, of the formula, the elements, or any that were learned."""
+    """Structures at the maxima, of the formula, the elements, or of any ``elements``."""
     counts = {e.symbol: n for e, n in to_structure(crystal).composition.items()}
     pattern = pattern_of(crystal, BEAM)
     if formula in ("full", "elements"):
@@ -138,7 +207,7 @@ def structures_of(
         yield from candidates(cell, grid, problem)
         return
     peaks = maxima(cell, grid)
-    for numbers in compositions(peaks.height, model.facts["elements"], every=False):
+    for numbers in compositions(peaks.height, elements, every=False):
         yield from forms(cell, peaks.frac[: len(numbers)], numbers, Problem(pattern, {}))
 
 

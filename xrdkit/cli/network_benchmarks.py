@@ -9,10 +9,16 @@ from typing import Any
 from xrdkit.cli.words import positive, shard
 
 
-def add_rows(sub: argparse.ArgumentParser, weights: str, n: int | None = None) -> None:
+def add_rows(
+    sub: argparse.ArgumentParser,
+    weights: str,
+    n: int | None = None,
+    *,
+    required: bool = True,
+) -> None:
     """Options of those that go on with a file, entry by entry; ``weights`` says of what."""
     sub.add_argument("--structures", required=True, metavar="TABLE")
-    sub.add_argument("--weights", required=True, help=f"of {weights}")
+    sub.add_argument("--weights", required=required, help=f"of {weights}")
     usual = f"(default: {n or 'all'})"
     sub.add_argument("--n", type=positive, default=n, help=f"random entries {usual}")
     sub.add_argument("--seed", type=int, default=0)
@@ -123,7 +129,12 @@ def run_nanocrystals(args: argparse.Namespace) -> None:
 
 def add_density(sub: argparse.ArgumentParser) -> None:
     """Options of ``xrdkit benchmark density``."""
-    add_rows(sub, "a density network")
+    add_rows(sub, "a density network", required=False)
+    sub.add_argument(
+        "--baseline",
+        metavar="constant|FILE",
+        help="instead: the mean everywhere, or the nearest patterns of a packed file",
+    )
     sub.add_argument(
         "--system", type=str.lower, default="all", help="cubic, trigonal … (default: all)"
     )
@@ -145,6 +156,7 @@ def run_density(args: argparse.Namespace) -> None:
         args.structures,
         args.weights,
         args.json,
+        baseline=args.baseline,
         system=args.system,
         formula=args.formula,
         samples=args.samples,

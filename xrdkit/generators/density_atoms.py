@@ -20,6 +20,7 @@ from xrdkit.cell import lattice_of
 from xrdkit.density import atom_height
 from xrdkit.generators.cells import cells_for
 from xrdkit.generators.flow import CLOSEST, forms
+from xrdkit.generators.measured_lines import with_measured_lines
 from xrdkit.indexing.bravais import primitive, reduced
 from xrdkit.models.density_net import DensityNet, drawn, field, formula_of
 from xrdkit.models.lattice import lattice_of as rows_of
@@ -134,11 +135,16 @@ def _atoms(model: DensityNet, problem: Problem) -> Int[torch.Tensor, "1 atoms"]:
 def candidates(
     cell: Float[np.ndarray, "3 3"], density: Float[np.ndarray, "n n n"], problem: Problem
 ) -> Iterator[Candidate]:
-    """Structures of one density: in known cells that are near its own, and in that."""
+    """Structures of one density: in known cells that are near its own, and in that.
+
+    In known cells also of the density with the amplitudes that the pattern shows.
+    """
     known = settings_near(cell, problem)
-    for lattice in known if problem.given_cells else [*known, cell]:
-        peaks = maxima(lattice, density)
-        for prior, numbers in fillings(lattice, density, peaks, problem):
+    seen = [(rows, with_measured_lines(rows, density, problem.pattern)) for rows in known]
+    seen += [(rows, density) for rows in known]
+    for lattice, grid in seen if problem.given_cells else [*seen, (cell, density)]:
+        peaks = maxima(lattice, grid)
+        for prior, numbers in fillings(lattice, grid, peaks, problem):
             for one in forms(lattice, peaks.frac[: len(numbers)], numbers, problem):
                 yield replace(one, origin="density", prior=prior)
 
@@ -169,7 +175,8 @@ def maxima(
     from scipy.ndimage import maximum_filter
 
     top = maximum_filter(density, 3, mode="wrap")
-    index = np.argwhere((density == top) & (density > FAINTEST * density.max()))
+    least = max(FAINTEST * density.max(), density.min())  # one value has no maximum
+    index = np.argwhere((density == top) & (density > least))
     places, heights = _vertices(density, index)
     order = heights.argsort()[::-1][: 8 * MOST_ATOMS]
     frac, heights = np.mod(places[order] / density.shape, 1), heights[order]
