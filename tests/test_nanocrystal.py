@@ -17,6 +17,7 @@ from xrdkit.nanocrystal import (
     nano_curve_of,
     nano_curves,
     nano_pattern,
+    nano_sized,
     normalised,
     published_r_squared,
 )
@@ -123,6 +124,33 @@ def test_a_simulated_pattern_goes_to_its_curve_whatever_the_instrument(beam, sli
     truth = normalised(nano_curves(crystal, None), seen)[0]
     assert float((curve - truth)[seen].abs().mean()) < 0.002
     assert float((curve - truth)[seen].abs().max()) < 0.035
+
+
+@pytest.mark.parametrize("size", [20.0, 100.0])
+def test_a_pattern_of_large_crystals_is_made_one_of_small_ones(size):
+    crystal = at_rest("TiO2")
+    large = pattern_of(crystal, BEAM, two_theta=(5, 135, 6501))
+    made = nano_sized(replace(large, prepared=True, name="rutile"), size)
+    direct = nano_pattern(crystal, size)
+    assert (made.size, made.name) == (size, "rutile")
+    inside = np.interp(made.two_theta, direct.two_theta, direct.intensity)
+    away = (made.q > 0.6) & (made.q < 6.8)  # what lies beyond the ends is not observed
+    scale = inside[away].max() / made.intensity[away].max()
+    assert np.abs(scale * made.intensity - inside)[away].max() < 0.02
+
+
+def test_gaps_of_a_pattern_stay_gaps_of_that_of_nanocrystals():
+    large = pattern_of(at_rest("TiO2"), BEAM, two_theta=(5, 135, 6501))
+    ranges = (10.0, 60.0), (80.0, 120.0)
+    made = nano_sized(replace(large, prepared=True, ranges=ranges), 50.0)
+    np.testing.assert_allclose(made.ranges, ranges, atol=0.4)
+    assert not ((made.two_theta > 60) & (made.two_theta < 80)).any()
+
+
+def test_a_pattern_beyond_the_q_of_nanocrystals_is_refused():
+    beyond = pattern_of(at_rest("TiO2"), Radiation((0.2,)), two_theta=(15, 20, 501))
+    with pytest.raises(ValueError, match=r"covers nothing of .*0\.3–7\.5 1/Å"):
+        nano_sized(replace(beyond, prepared=True), 50.0)
 
 
 def test_many_crystals_are_each_as_if_alone():

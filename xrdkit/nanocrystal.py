@@ -114,6 +114,23 @@ def nano_pattern(crystal: Crystals, size: float, *, smooth: float = SMOOTH) -> P
     )
 
 
+def nano_sized(pattern: Pattern, size: float) -> Pattern:
+    """A prepared pattern of large crystals as if they were of this size (Å).
+
+    What PXRDnet does with measured patterns: what is observed is smoothed and convolved
+    with sinc²(Qτ / 2) over Q. It becomes one of Cu Kα1.
+    """
+    curve, seen = nano_curve_of(pattern)
+    if not seen.any():
+        raise ValueError(
+            f"{pattern.name or 'the pattern'} covers nothing of Q = {SHOWN[0]:g}–"
+            f"{SHOWN[1]:g} 1/Å, in which nanocrystals are solved; check its wavelength"
+        )
+    wide = broadened(curve[None], torch.tensor([size]))[0].clamp(min=0)
+    made = _over_two_theta(wide, seen, size)
+    return replace(made, name=pattern.name, warnings=pattern.warnings)
+
+
 def nano_curve_of(
     pattern: Pattern,
 ) -> tuple[Float[Tensor, " 512"], Bool[Tensor, " 512"]]:
@@ -147,8 +164,11 @@ def _over_two_theta(
     """
     sine = _sine(nano_grid()[seen].double().numpy(), BEAM)
     intensity = curve[seen].double().numpy() * np.sqrt(1 - sine**2)
-    angle, height = 2 * np.degrees(np.arcsin(sine)), max(intensity.max(), 1e-30)
-    return Pattern(angle, intensity / height, BEAM, size=size, prepared=True)
+    angle = 2 * np.degrees(np.arcsin(sine))
+    gaps = np.flatnonzero(np.diff(np.flatnonzero(seen.numpy())) > 1) + 1
+    ranges = tuple((part[0], part[-1]) for part in np.split(angle, gaps))
+    intensity /= max(intensity.max(), 1e-30)
+    return Pattern(angle, intensity, BEAM, ranges=ranges, size=size, prepared=True)
 
 
 def _per_q(pattern: Pattern) -> Float[np.ndarray, " points"]:
