@@ -418,7 +418,18 @@ def test_what_cannot_be_is_said_and_gives_none(rutile, weights, formula, given, 
 
 
 def test_a_formula_with_fractions_gets_none(rutile, weights):
-    assert proposed(problem_of(rutile, "Ti0.9O2"), weights) == ([], [])
+    found, said = proposed(problem_of(rutile, "Ti0.9O2"), weights)
+    assert found == []
+    assert "a formula with fractions has no ordered cell" in said[-1].message
+
+
+def test_why_nothing_was_found_is_said_in_the_answer(rutile, weights):
+    asked = {"sources": "latent_search", "weights": weights, "progress": False}
+    found = solve(rutile, "TiO2", contents="Ti8O16", **asked)
+    assert found.verdict == "none"
+    first, second = found.reasons
+    assert first == "no source gives a possible structure"
+    assert second.startswith("latent_search: 24 atoms in the cell; a latent space knows")
 
 
 def test_a_range_that_is_too_short_is_said(rutile, weights):

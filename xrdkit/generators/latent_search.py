@@ -37,6 +37,7 @@ STARTS, KEPT = 100, 10  # points that are tried, structures that are put up
 LEAST_RANGE = 2.0  # 1/Å that must be observed
 PAIRS = 12_800  # pairs of atoms that are sampled at once
 STAGE = "latent_search"
+FRACTIONS = "a formula with fractions has no ordered cell; ask templates, or round it"
 
 
 def needed(problem: Problem, left: float) -> bool:
@@ -61,6 +62,7 @@ def propose(
     learned, is said in the progress, and gives none.
     """
     if not whole(problem.formula):
+        yield Progress(STAGE, 0, 1, None, FRACTIONS)
         return []
     model = load_model(weights or default("latent"), "latent", device)
     drawn = yield from nearest(model, problem, generator, periods)
