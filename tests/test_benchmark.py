@@ -8,7 +8,14 @@ from textbook import STRUCTURES
 
 from xrdkit import library
 from xrdkit.benchmark import measured, mp20, outcomes, results, summary, summary_text
-from xrdkit.benchmark.counts import agreement, compounds, filtered, rate, separation
+from xrdkit.benchmark.counts import (
+    agreement,
+    compounds,
+    filtered,
+    r_squared,
+    rate,
+    separation,
+)
 from xrdkit.benchmark.measured_patterns import beam_of
 from xrdkit.benchmark.mixtures import ALONE, MIXED, kept
 from xrdkit.benchmark.scoring import asked_of, shard_of
@@ -338,6 +345,7 @@ def folder_of_patterns(path):
         50
         + 1000 * np.exp(-((x - 31.7) ** 2) / 0.01)
         + 400 * np.exp(-((x - 45.4) ** 2) / 0.01)
+        + 200 * np.exp(-((x - 56.4) ** 2) / 0.01)
     )
     names = ("a", "b")
     for name in names:
@@ -371,6 +379,38 @@ def test_measured_patterns_are_solved_unseen_and_every_outcome_shown(known, tmp_
     lines = outcomes([tmp_path / "r.json"])
     ranks = [(line["id"], line["literature"], line["strict"]) for line in lines]
     assert ranks == [("a", 1, 1), ("b", 1, 1)]
+
+
+def test_measured_patterns_are_broadened_to_those_of_nanocrystals(known, tmp_path):
+    folder = folder_of_patterns(tmp_path)
+    seen = []
+
+    def listens(pattern, formula, **keywords):
+        seen.append((pattern, keywords["size"]))
+        return solution(rock_salt(*ROCK_SALT[0]), rock_salt(*ROCK_SALT[1]))
+
+    settings = {"tiers": ("A", "C"), "solver": listens, "progress": False}
+    measured(folder, known, tmp_path / "r.json", size=50.0, **settings)
+    (pattern, size), _ = seen
+    assert (pattern.size, size, pattern.prepared) == (50.0, 50.0, True)
+    counted = summary([tmp_path / "r.json"])
+    assert set(counted["r_squared"]) == {"mean R²", "mean R² by compound"}
+    assert counted["r_squared"]["mean R²"][0] == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="2 Å is outside 5–1000 Å"):
+        measured(folder, known, tmp_path / "s.json", size=2.0, **settings)
+
+
+def test_mean_r_squared_is_over_entries_over_compounds_and_by_system():
+    fits = [[0.4, 0.1], [0.3], [0.5], []]
+    rows = [
+        {"id": str(i), "compound": "AABC"[i], "system": "cubic", "fits": of}
+        for i, of in enumerate([{"r_squared": r} for r in part] for part in fits)
+    ]
+    found = {name: value[0] for name, value in r_squared(rows).items()}
+    expected = (0.1 + 0.3 + 0.5 + 1) / 4, ((0.1 + 0.3) / 2 + 0.5 + 1) / 3
+    assert found["mean R²"] == found["mean R² cubic"] == pytest.approx(expected[0])
+    assert found["mean R² by compound"] == pytest.approx(expected[1])
+    assert r_squared([{**rows[0], "fits": []}]) == {}
 
 
 def test_folder_without_index_or_with_other_tiers_is_refused(tmp_path):

@@ -393,6 +393,18 @@ def test_without_contents_cells_of_every_number_of_atoms_are_tried(rutile, weigh
     assert len({len(one.crystal.numbers) for one in found if one.symmetry.number == 1}) > 1
 
 
+def test_cells_that_are_decoded_get_the_edges_at_which_their_pattern_is_nearest(rutile):
+    problem = problem_of(rutile, contents="Ti2O4")
+    crystal = from_structures([STRUCTURES["TiO2"]])
+    off = replace(crystal, lattice=crystal.lattice / 1.05)
+    aim = target_of(problem, CPU)
+    ((apart, found),) = latent_search.judged(off, problem, aim, latent_search.SCALES)
+    assert float(found.volume[0]) == pytest.approx(float(crystal.volume[0]), rel=0.02)
+    ((kept, same),) = latent_search.judged(off, problem, aim, (1.0,))
+    torch.testing.assert_close(same.lattice, off.lattice)
+    assert apart < 0.3 * kept
+
+
 def test_a_given_cell_is_filled(rutile, weights):
     cell = (4.594, 4.594, 2.959, 90.0, 90.0, 90.0)
     problem = problem_of(rutile, contents="Ti2O4", cell=cell)
@@ -418,7 +430,18 @@ def test_what_cannot_be_is_said_and_gives_none(rutile, weights, formula, given, 
 
 
 def test_a_formula_with_fractions_gets_none(rutile, weights):
-    assert proposed(problem_of(rutile, "Ti0.9O2"), weights) == ([], [])
+    found, said = proposed(problem_of(rutile, "Ti0.9O2"), weights)
+    assert found == []
+    assert "a formula with fractions has no ordered cell" in said[-1].message
+
+
+def test_why_nothing_was_found_is_said_in_the_answer(rutile, weights):
+    asked = {"sources": "latent_search", "weights": weights, "progress": False}
+    found = solve(rutile, "TiO2", contents="Ti8O16", **asked)
+    assert found.verdict == "none"
+    first, second = found.reasons
+    assert first == "no source gives a possible structure"
+    assert second.startswith("latent_search: 24 atoms in the cell; a latent space knows")
 
 
 def test_a_range_that_is_too_short_is_said(rutile, weights):

@@ -14,14 +14,20 @@ from xrdkit.nanocrystal import (
     POINTS,
     Q_MAX,
     SMOOTH,
+    nano_curve_of,
     nano_curves,
     nano_pattern,
+    nano_sized,
+    normalised,
     published_r_squared,
 )
 from xrdkit.peaks import SINC, size_fwhm, typical_fwhm
 from xrdkit.problem import pose
 from xrdkit.profile import Widths, profile
+from xrdkit.simulate import pattern_of
 from xrdkit.solve import solve
+from xrdkit.types import Instrument, Radiation
+from xrdkit.wavelengths import radiation
 
 RUTILE = STRUCTURES["TiO2"]
 
@@ -79,6 +85,72 @@ def test_lines_of_smaller_crystals_are_wider_and_large_ones_have_no_size():
     assert widths[0] == pytest.approx(SMOOTH * FWHM, rel=0.02)
     assert widths[0] < widths[1] < widths[2]
     assert widths[2] == pytest.approx(np.hypot(SMOOTH * FWHM, SINC / 20), rel=0.1)
+
+
+def test_lines_over_two_theta_have_the_areas_that_are_simulated_at_low_and_high_angle():
+    crystal = at_rest("W")
+    edge = (2 * STRUCTURES["W"].volume / len(STRUCTURES["W"])) ** (1 / 3)
+    nano = nano_pattern(crystal, 1000.0, smooth=0.03)
+    other = pattern_of(crystal, BEAM, two_theta=(10, 150, 14001))
+    lines = 2 * np.pi / edge * np.sqrt([2, 4, 6, 8, 10, 12])  # 110 … 222: 40° to 115°
+    ours, theirs = (areas(one, lines) for one in (nano, other))
+    np.testing.assert_allclose(ours / ours[0], theirs / theirs[0], rtol=0.02)
+
+
+def areas(pattern, lines):
+    """Areas over 2θ around lines at these Q, far from all others."""
+    near = [np.abs(pattern.q - line) < 0.25 for line in lines]
+    return np.array(
+        [np.trapezoid(pattern.intensity[k], pattern.two_theta[k]) for k in near]
+    )
+
+
+def at_rest(name):
+    """A textbook crystal without displacements, as PXRDnet's are."""
+    crystal = from_structures([STRUCTURES[name]])
+    return replace(crystal, u_iso=torch.zeros_like(crystal.u_iso))
+
+
+@pytest.mark.parametrize("slits", ["fixed", "automatic"])
+@pytest.mark.parametrize(
+    "beam", [BEAM, radiation("CoKa1"), Radiation((0.7,), polarisation=0.95)]
+)
+def test_a_simulated_pattern_goes_to_its_curve_whatever_the_instrument(beam, slits):
+    crystal, optics = at_rest("TiO2"), Instrument(slits=slits)
+    high = np.degrees(2 * np.arcsin(min(0.97, 7.6 * beam.main / (4 * np.pi))))
+    grid = (5, float(high), 6001)
+    pattern = pattern_of(crystal, beam, two_theta=grid, instrument=optics)
+    curve, seen = nano_curve_of(replace(pattern, prepared=True))
+    truth = normalised(nano_curves(crystal, None), seen)[0]
+    assert float((curve - truth)[seen].abs().mean()) < 0.002
+    assert float((curve - truth)[seen].abs().max()) < 0.035
+
+
+@pytest.mark.parametrize("size", [20.0, 100.0])
+def test_a_pattern_of_large_crystals_is_made_one_of_small_ones(size):
+    crystal = at_rest("TiO2")
+    large = pattern_of(crystal, BEAM, two_theta=(5, 135, 6501))
+    made = nano_sized(replace(large, prepared=True, name="rutile"), size)
+    direct = nano_pattern(crystal, size)
+    assert (made.size, made.name) == (size, "rutile")
+    inside = np.interp(made.two_theta, direct.two_theta, direct.intensity)
+    away = (made.q > 0.6) & (made.q < 6.8)  # what lies beyond the ends is not observed
+    scale = inside[away].max() / made.intensity[away].max()
+    assert np.abs(scale * made.intensity - inside)[away].max() < 0.02
+
+
+def test_gaps_of_a_pattern_stay_gaps_of_that_of_nanocrystals():
+    large = pattern_of(at_rest("TiO2"), BEAM, two_theta=(5, 135, 6501))
+    ranges = (10.0, 60.0), (80.0, 120.0)
+    made = nano_sized(replace(large, prepared=True, ranges=ranges), 50.0)
+    np.testing.assert_allclose(made.ranges, ranges, atol=0.4)
+    assert not ((made.two_theta > 60) & (made.two_theta < 80)).any()
+
+
+def test_a_pattern_beyond_the_q_of_nanocrystals_is_refused():
+    beyond = pattern_of(at_rest("TiO2"), Radiation((0.2,)), two_theta=(15, 20, 501))
+    with pytest.raises(ValueError, match=r"covers nothing of .*0\.3–7\.5 1/Å"):
+        nano_sized(replace(beyond, prepared=True), 50.0)
 
 
 def test_many_crystals_are_each_as_if_alone():

@@ -19,7 +19,12 @@ from torch import Tensor
 from xrdkit.metrics import r_squared
 from xrdkit.peaks import typical_fwhm
 from xrdkit.profile import Widths, profile
-from xrdkit.scattering import inverse_d_squared, lorentz_polarisation, reflections
+from xrdkit.scattering import (
+    inverse_d_squared,
+    lorentz_polarisation,
+    reflections,
+    slit_factor,
+)
 from xrdkit.simulate import amplitudes, cache_blocks
 from xrdkit.types import Crystals, Pattern, Radiation
 
@@ -104,12 +109,26 @@ def normalised(
 
 def nano_pattern(crystal: Crystals, size: float, *, smooth: float = SMOOTH) -> Pattern:
     """The pattern of one crystal of this size (Å), ready to be solved, over 2θ."""
-    curve = nano_curves(crystal, size, smooth=smooth)[0].double().numpy()
-    grid = nano_grid()
-    q, kept = grid.double().numpy(), shown(grid).numpy()
-    angle = 2 * np.degrees(np.arcsin(q[kept] * BEAM.main / (4 * np.pi)))
-    seen = curve[kept] / curve[kept].max()
-    return Pattern(angle, seen, BEAM, size=size, prepared=True)
+    return _over_two_theta(
+        nano_curves(crystal, size, smooth=smooth)[0], shown(nano_grid()), size
+    )
+
+
+def nano_sized(pattern: Pattern, size: float) -> Pattern:
+    """A prepared pattern of large crystals as if they were of this size (Å).
+
+    What PXRDnet does with measured patterns: what is observed is smoothed and convolved
+    with sinc²(Qτ / 2) over Q. It becomes one of Cu Kα1.
+    """
+    curve, seen = nano_curve_of(pattern)
+    if not seen.any():
+        raise ValueError(
+            f"{pattern.name or 'the pattern'} covers nothing of Q = {SHOWN[0]:g}–"
+            f"{SHOWN[1]:g} 1/Å, in which nanocrystals are solved; check its wavelength"
+        )
+    wide = broadened(curve[None], torch.tensor([size]))[0].clamp(min=0)
+    made = _over_two_theta(wide, seen, size)
+    return replace(made, name=pattern.name, warnings=pattern.warnings)
 
 
 def nano_curve_of(
@@ -117,30 +136,56 @@ def nano_curve_of(
 ) -> tuple[Float[Tensor, " 512"], Bool[Tensor, " 512"]]:
     """A prepared pattern on ``nano_grid``, and which of it is observed: undoes the above.
 
-    Lines are smoothed as PXRDnet's are, unless they are half as wide already beside what
-    their size adds. Intensities are made those of Cu Kα1, unpolarised, by the
-    Lorentz-polarisation factor.
+    Intensity per degree becomes that per 1/Å by I(Q) = I(2θ) / (dQ/d2θ), ∝ I(2θ) / cosθ;
+    that of Cu Kα1, unpolarised, by the Lorentz-polarisation factor; and that of fixed
+    slits. Lines are smoothed as PXRDnet's are, unless they are half as wide already beside
+    what their size adds.
     """
     from xrdkit.pattern import inside_ranges  # not with the first import: pybaselines
 
     beam, grid = pattern.radiation, nano_grid().double()
-    angle, own_angle = (_two_theta(grid, one) for one in (beam, BEAM))
-    seen = torch.from_numpy(inside_ranges(pattern, angle.numpy())) & shown(grid)
+    angle = 2 * np.degrees(np.arcsin(_sine(grid.numpy(), beam)))
+    seen = torch.from_numpy(inside_ranges(pattern, angle)) & shown(grid)
     fine = np.linspace(0, Q_MAX, FINE * (POINTS - 1) + 1)
-    curve = np.interp(fine, pattern.q, pattern.intensity, 0, 0)
+    curve = np.interp(fine, pattern.q, pattern.intensity * _per_q(pattern), 0, 0)
     own = math.radians(typical_fwhm(pattern)[0]) * 2 * math.pi / beam.main / FWHM
     if own < SMOOTH / 2:
         curve = gaussian_filter1d(curve, math.sqrt(SMOOTH**2 - own**2) / fine[1])
-    there = lorentz_polarisation(angle, beam.polarisation)
-    factor = lorentz_polarisation(own_angle, BEAM.polarisation) / there
-    found = torch.where(seen, torch.from_numpy(curve[::FINE].clip(min=0)) * factor, 0)
+    found = torch.where(seen, torch.from_numpy(curve[::FINE].clip(min=0)), 0)
     return (found / found.max().clamp(min=1e-30)).float(), seen
 
 
-def _two_theta(q: Float[Tensor, " points"], beam: Radiation) -> Float[Tensor, " points"]:
-    """2θ (°) of Q (1/Å), 180 where there is none."""
-    sine = (q * (beam.main / (4 * math.pi))).clamp(max=1)
-    return torch.rad2deg(2 * sine.asin())
+def _over_two_theta(
+    curve: Float[Tensor, " 512"], seen: Bool[Tensor, " 512"], size: float
+) -> Pattern:
+    """What is seen of a pattern over Q as one over 2θ, for Cu Kα1.
+
+    I(2θ) = I(Q) dQ/d2θ, and dQ/d2θ = 2π cosθ / λ: a line keeps its area.
+    """
+    sine = _sine(nano_grid()[seen].double().numpy(), BEAM)
+    intensity = curve[seen].double().numpy() * np.sqrt(1 - sine**2)
+    angle = 2 * np.degrees(np.arcsin(sine))
+    gaps = np.flatnonzero(np.diff(np.flatnonzero(seen.numpy())) > 1) + 1
+    ranges = tuple((part[0], part[-1]) for part in np.split(angle, gaps))
+    intensity /= max(intensity.max(), 1e-30)
+    return Pattern(angle, intensity, BEAM, ranges=ranges, size=size, prepared=True)
+
+
+def _per_q(pattern: Pattern) -> Float[np.ndarray, " points"]:
+    """Intensity of ``BEAM`` per 1/Å beside that measured per degree, up to a constant."""
+    optics, beams = pattern.instrument, (BEAM, pattern.radiation)
+    sines = [torch.from_numpy(_sine(pattern.q, beam)) for beam in beams]
+    wanted, found = (
+        lorentz_polarisation(torch.rad2deg(2 * sine.asin()), beam.polarisation)
+        for sine, beam in zip(sines, beams, strict=True)
+    )
+    lit = slit_factor(sines[1], optics.slits, optics.overflow)
+    return (wanted / (found * lit * (1 - sines[1] ** 2).sqrt())).numpy()
+
+
+def _sine(q: Float[np.ndarray, " points"], beam: Radiation) -> np.ndarray:
+    """sinθ of Q (1/Å), kept a little off 0 and 1."""
+    return (q * beam.main / (4 * np.pi)).clip(1e-6, 1 - 1e-6)
 
 
 def published_r_squared(truth: "Structure", answer: "Structure") -> float:

@@ -122,9 +122,11 @@ def pipeline(
         problem = yield from cells_for(problem)
     lap("prepare")
     generator = torch.Generator().manual_seed(settings["seed"])
-    fits = yield from search(problem, asked, generator, device, lap)
+    fits, why = yield from search(problem, asked, generator, device, lap)
     yield Progress("rank", 0, 1, fits[0] if fits else None)
     solution = rank(problem, fits, settings["candidates"])
+    if not fits:
+        solution = replace(solution, reasons=(*solution.reasons, *why))
     if not problem.formula:
         solution = replace(solution, reasons=(*solution.reasons, NO_FORMULA))
     lap("rank")
@@ -145,14 +147,17 @@ def search(
 ) -> Iterator[Progress]:
     """Yield the progress of each source in turn, and of refinement; return all fits.
 
-    The radiation and slits that a good fit shows are kept for what comes after.
+    Also what sources that gave nothing said last. The radiation and slits that a good fit
+    shows are kept for what comes after.
     """
     fits: list[Fit] = []
-    now = problem
+    now, why = problem, []
     for source, needed in asked:
         if not needed(problem, left_by(fits, problem)):
             continue
-        pool = yield from source(now, count=POOL, generator=generator, device=device)
+        steps = source(now, count=POOL, generator=generator, device=device)
+        pool, last = yield from heard(steps)
+        why += [] if pool or not last else [last]
         lap("propose")
         fits = yield from refined(now, pool, fits, device)
         if fits:
@@ -167,7 +172,19 @@ def search(
         rest = fits[KEPT:]
         fits = (yield from refined(now, higher, fits, device)) + rest
         lap("refine")
-    return fits
+    return fits, why
+
+
+def heard(steps: Iterator[Progress]) -> Iterator[Progress]:
+    """Yield the progress of a source; return its candidates, and what it said last."""
+    last = ""
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as finished:
+            return finished.value, last
+        last = f"{progress.stage}: {progress.message}" if progress.message else last
+        yield progress
 
 
 def refined(

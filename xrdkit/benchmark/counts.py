@@ -128,19 +128,25 @@ def rmse(rows: Rows) -> dict[str, tuple[float, float, float]]:
 def r_squared(rows: Rows) -> dict[str, tuple[float, float, float]]:
     """PXRDnet's mean R² of nanocrystals, best of the first ten, in all and by system.
 
-    An entry without an answer counts as one.
+    An entry without an answer counts as one. Of measured patterns also the mean over
+    compounds, each the mean of its patterns.
     """
-    found = {}
     if not any("r_squared" in fit for row in rows for fit in row["fits"]):
-        return found
-    for name in ("", *sorted({row["system"] for row in rows})):
-        best = [
-            min((fit["r_squared"] for fit in row["fits"][:TEN]), default=1.0)
-            for row in rows
-            if name in ("", row["system"])
-        ]
-        interval = bootstrap_interval(best, np.mean)
-        found[f"mean R² {name}".strip()] = (float(np.mean(best)), *interval)
+        return {}
+    parts: dict[str, dict[str, list[float]]] = {"": {}, "by compound": {}}
+    for row in rows:
+        best = min((fit["r_squared"] for fit in row["fits"][:TEN]), default=1.0)
+        parts[""].setdefault(row["id"], []).append(best)
+        if "compound" in row:
+            parts["by compound"].setdefault(row["compound"], []).append(best)
+        if "system" in row:
+            parts.setdefault(row["system"], {})[row["id"]] = [best]
+    found = {}
+    for name in sorted(parts):
+        means = [float(np.mean(several)) for several in parts[name].values()]
+        if means:
+            interval = bootstrap_interval(means, np.mean)
+            found[f"mean R² {name}".strip()] = (float(np.mean(means)), *interval)
     return found
 
 

@@ -15,7 +15,9 @@ from xrdkit.crystal import read_cif
 from xrdkit.generators import DEFAULT
 from xrdkit.library import Library, load
 from xrdkit.models.weights import Weights
-from xrdkit.pattern import read
+from xrdkit.nanocrystal import nano_sized
+from xrdkit.pattern import prepare, read
+from xrdkit.problem import usable_size
 from xrdkit.types import Radiation
 from xrdkit.wavelengths import radiation
 
@@ -29,6 +31,7 @@ def measured(
     *,
     unseen: Unseen = "formula",
     tiers: tuple[str, ...] = ("A",),
+    size: float | None = None,
     seed: int = 0,
     shard: tuple[int, int] = (1, 1),
     sources: tuple[str, ...] = DEFAULT,
@@ -37,11 +40,17 @@ def measured(
     solver: Solver | None = None,
     progress: bool = True,
 ) -> list[dict]:
-    """Rows of the measured patterns of these tiers: formula known, cell unknown."""
+    """Rows of the measured patterns of these tiers: formula known, cell unknown.
+
+    With ``size`` (Å) they are broadened to those of nanocrystals, as PXRDnet's were
+    (``nanocrystal.nano_sized``), and its R² is counted.
+    """
     folder = Path(folder)
     known = load(library) if isinstance(library, str | Path) else library
     index = read_index(folder, tiers)
     keywords = asked_of(sources, weights, candidates, seed)
+    if size is not None:
+        keywords["size"] = usable_size(size)
     settings = {"benchmark": "measured", "unseen": unseen, "tiers": tiers, "shard": shard}
     prints = {"patterns": fingerprint(index), "library": library_fingerprint(known)}
 
@@ -76,6 +85,8 @@ def entry_of(
     if unseen != "none":
         keywords["exclude"] = (formula,)
     pattern = read(folder / f"{name}.xy", wavelength=beam)
+    if "size" in keywords:
+        pattern = nano_sized(prepare(pattern), keywords["size"])
     facts = {**facts, "n_atoms": len(truth), **held(known, formula, truth)}
     return Entry(name, truth, pattern, formula, keywords, facts)
 

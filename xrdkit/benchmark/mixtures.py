@@ -58,9 +58,7 @@ def impurity(
     chosen = drawn(len(table), n, seed)
     keywords = asked_of(sources, weights, candidates, seed)
     shown = {row: row for row in chosen}
-    asked = Protocol(
-        table, known, shown, "none", formula, disturbed, "none", None, keywords
-    )
+    asked = Protocol(table, known, shown, "none", formula, disturbed, "none", keywords)
     settings = {"benchmark": "impurity", "n": len(chosen), "share": share, "shard": shard}
     ids = shard_of([table.ids[row] for row in chosen], shard)
     rows = {table.ids[row]: row for row in chosen}

@@ -22,7 +22,7 @@ from xrdkit.metrics import bootstrap_interval, match
 from xrdkit.models.latent import LatentNet
 from xrdkit.models.weights import load_model
 from xrdkit.nanocrystal import nano_pattern, published_r_squared
-from xrdkit.problem import pose
+from xrdkit.problem import pose, usable_size
 from xrdkit.progress import result_of
 from xrdkit.refine.batch import refine_steps
 from xrdkit.space_group import crystal_system
@@ -49,7 +49,7 @@ def nanocrystals(
     ``weights`` are of a latent space. "random" ``starts`` are decoded where they are.
     """
     table = structures if isinstance(structures, Table) else read_table(structures)
-    model = load_model(weights, "latent")
+    model, size = load_model(weights, "latent"), usable_size(size)
     settings = {"benchmark": "nanocrystals", "n": n, "seed": seed, "size": size}
     settings |= {"starts": starts, "weights": str(weights), "shard": shard}
     one = partial(entry_of, table, model, size, STARTS[starts], seed)

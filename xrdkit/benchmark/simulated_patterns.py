@@ -21,6 +21,7 @@ from xrdkit.generators.templates import MERGED, MIXED
 from xrdkit.library import Library, formula_hash, load
 from xrdkit.models.weights import Weights
 from xrdkit.nanocrystal import nano_pattern
+from xrdkit.problem import usable_size
 from xrdkit.simulate import disturbed as disturbed_pattern
 from xrdkit.simulate import pattern_of
 from xrdkit.space_group import crystal_system
@@ -52,7 +53,6 @@ class Protocol:
     formula: Literal["contents", "reduced"]
     disturbed: bool
     unseen: Unseen
-    size: float | None
     keywords: dict[str, Any]
 
 
@@ -89,7 +89,9 @@ def mp20(
     turn = 1 if control == "shuffled" else 0
     shown = dict(zip(chosen, chosen[turn:] + chosen[:turn], strict=True))
     keywords = asked_of(sources, weights, candidates, seed)
-    asked = Protocol(table, known, shown, cell, formula, disturbed, unseen, size, keywords)
+    if size is not None:
+        keywords["size"] = usable_size(size)
+    asked = Protocol(table, known, shown, cell, formula, disturbed, unseen, keywords)
     settings = {"benchmark": "mp20", "n": len(chosen), "control": control, "shard": shard}
     return run(
         output,
@@ -109,7 +111,6 @@ def protocol_settings(asked: Protocol) -> dict[str, Any]:
         "structures": fingerprint(asked.table.ids),
         "library": library_fingerprint(asked.library),
         **{name: getattr(asked, name) for name in names},
-        **({} if asked.size is None else {"size": asked.size}),
         **asked.keywords,
     }
 
@@ -127,8 +128,6 @@ def entry_of(asked: Protocol, rows: dict[str, int], name: str) -> Entry:
     if asked.unseen != "none":
         keywords["exclude"] = (formula,)
     pattern = pattern_for(asked, asked.shown[row])
-    if asked.size is not None:
-        keywords["size"] = asked.size
     system = crystal_system(asked.table.space_groups[row])
     facts = {"n_atoms": len(truth), "system": system, **held(known, formula, truth)}
     return Entry(name, truth, pattern, formula, keywords, facts)
@@ -137,8 +136,8 @@ def entry_of(asked: Protocol, rows: dict[str, int], name: str) -> Entry:
 def pattern_for(asked: Protocol, row: int) -> Pattern:
     """The pattern of a row; its disturbance depends on the seed and the row alone."""
     crystal = asked.table.crystals.select(torch.tensor([row]))
-    if asked.size is not None:
-        return nano_pattern(crystal, asked.size)
+    if "size" in asked.keywords:
+        return nano_pattern(crystal, asked.keywords["size"])
     if asked.disturbed:
         seed = asked.keywords["seed"] * 1_000_003 + row
         return disturbed_pattern(crystal, BEAM, torch.Generator().manual_seed(seed))

@@ -76,6 +76,7 @@ def add_measured(sub: argparse.ArgumentParser) -> None:
     """Options of ``xrdkit benchmark measured``."""
     sub.add_argument("--folder", required=True, help="with index.csv, .xy and .cif files")
     sub.add_argument("--tiers", nargs="+", default=["A"])
+    sub.add_argument("--size", type=float, help="broaden to nanocrystals of so many Å")
     add_shared(sub, unseen="formula")
     sub.set_defaults(run=run_measured)
 
@@ -139,8 +140,8 @@ def run_measured(args: argparse.Namespace) -> None:
     """Run or go on with the measured patterns, then print every outcome and the counts."""
     from xrdkit.benchmark import measured
 
-    tiers = tuple(args.tiers)
-    measured(args.folder, args.library, args.json, tiers=tiers, **shared(args))
+    own = {"tiers": tuple(args.tiers), "size": args.size}
+    measured(args.folder, args.library, args.json, **own, **shared(args))
     show([args.json])
 
 

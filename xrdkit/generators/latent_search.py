@@ -2,9 +2,10 @@
 
 Guo et al. (2024): many points z of the space (``xrdkit.models.latent``) go down, all at
 once, to where the measured pattern and the known contents are said. The cells that z says,
-with the known atoms put in by annealed Langevin dynamics, are simulated; the ten that come
-nearest are put up, as they are and with the symmetry that they nearly have. Without
-``periods`` nothing goes down: that is the paper's baseline, CDVAE-search.
+with the known atoms put in by annealed Langevin dynamics, are simulated, also some percent
+larger and smaller, which is ours; the ten that come nearest are put up, as they are and
+with the symmetry that they nearly have. Without ``periods`` nothing goes down: that is
+the paper's baseline, CDVAE-search.
 """
 
 import math
@@ -35,8 +36,10 @@ from xrdkit.types import Candidate, Crystals, Problem, Progress
 UNEXPLAINED = 0.1  # residual above which the space is searched
 STARTS, KEPT = 100, 10  # points that are tried, structures that are put up
 LEAST_RANGE = 2.0  # 1/Å that must be observed
+SCALES = tuple(1 + i / 100 for i in range(-8, 9))  # of the edges of cells that are decoded
 PAIRS = 12_800  # pairs of atoms that are sampled at once
 STAGE = "latent_search"
+FRACTIONS = "a formula with fractions has no ordered cell; ask templates, or round it"
 
 
 def needed(problem: Problem, left: float) -> bool:
@@ -61,6 +64,7 @@ def propose(
     learned, is said in the progress, and gives none.
     """
     if not whole(problem.formula):
+        yield Progress(STAGE, 0, 1, None, FRACTIONS)
         return []
     model = load_model(weights or default("latent"), "latent", device)
     drawn = yield from nearest(model, problem, generator, periods)
@@ -163,7 +167,7 @@ def searched(
         for some in part.split(max(1, PAIRS // numbers.shape[1] ** 2)):
             rows = numbers[: len(some)]
             drawn = yield from placed(model, rows, some, task, generator)
-            found += judged(drawn, problem, target)
+            found += judged(drawn, problem, target, SCALES if task.cell is None else (1.0,))
             yield Progress(STAGE, len(found), len(z), None, f"{len(found)} simulated")
     return [crystal for _, crystal in sorted(found, key=lambda pair: pair[0])]
 
@@ -214,13 +218,20 @@ def placed(
 
 
 def judged(
-    drawn: Crystals, problem: Problem, target: Target
+    drawn: Crystals, problem: Problem, target: Target, scales: Sequence[float]
 ) -> list[tuple[float, Crystals]]:
-    """Crystals of a likely volume, each with how far its pattern is from the target."""
+    """Crystals of a likely volume, each with how far its pattern is from the target.
+
+    Each has edges ``scales`` times as long, where its pattern is nearest.
+    """
     each = expected_volume(problem.library, numbered(problem.formula))
     volume = (drawn.volume / (drawn.counts * each)).log()
     index = torch.nonzero(volume.abs() < math.log(SWOLLEN)).flatten()
     if not len(index):
         return []
-    apart = target.apart(nano_curves(drawn.select(index), target.size)).tolist()
-    return list(zip(apart, map(drawn.select, index[:, None]), strict=True))
+    likely = drawn.select(index)
+    sized = [replace(likely, lattice=likely.lattice * scale) for scale in scales]
+    apart = torch.stack([target.apart(nano_curves(one, target.size)) for one in sized])
+    nearest, which = apart.min(0)
+    best = [sized[k].select(torch.tensor([i])) for i, k in enumerate(which.tolist())]
+    return list(zip(nearest.tolist(), best, strict=True))
