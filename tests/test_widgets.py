@@ -353,7 +353,7 @@ def test_steps_are_tuned_while_a_flow_draws(pattern, tmp_path):
 
     widget._job.told = counted
     widget.run(block=True)
-    assert 10 < seen.count("flow") < 100
+    assert 10 < seen.count("flow") < 500  # each candidate is told of as well
     assert widget.solution.settings["weights"] == str(path)
 
 

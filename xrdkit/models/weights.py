@@ -18,7 +18,12 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 ENDING, MARK = ".safetensors", "#sha256="
 LARGEST = 2**30  # bytes of a file that is fetched
 PATIENCE = 30.0  # seconds without an answer
-DEFAULTS = {"flow": "flow_mp20", "pretrain": "pairs_mp20"}  # used without being told
+DEFAULTS = {  # by kind, used without being told
+    "flow": "flow_mp20",
+    "pretrain": "pairs_mp20",
+    "latent": "latent_mp20",
+    "density": "density_mp20",
+}
 
 
 def default(kind: str) -> str:
