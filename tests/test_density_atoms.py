@@ -185,7 +185,7 @@ def test_solving_asks_for_a_formula_or_elements_before_anything_else(pattern):
 
 def test_without_a_formula_other_sources_are_left_out_or_refused(pattern, monkeypatch):
     elements = ("Ti", "O")
-    with pytest.raises(ValueError, match="templates need a formula; give it, or weights"):
+    with pytest.raises(ValueError, match="templates need a formula; give it, or ask form"):
         solve(pattern, elements=elements, sources="templates", progress=False)
     monkeypatch.delitem(DEFAULTS, "density", raising=False)
     with pytest.raises(FileNotFoundError, match="train them with xrdkit train density"):
@@ -267,9 +267,8 @@ def test_learned_crystals_are_solved_from_their_elements(tmp_path, capsys):
     )
     list(train(data, tmp_path, plan=plan, size=size))
     weights = tmp_path / WEIGHTS
-    answer = solve(
-        good_pattern("TiO2"), elements=("Ti", "O"), weights=weights, progress=False
-    )
+    asked = {"sources": "density", "weights": weights, "progress": False}
+    answer = solve(good_pattern("TiO2"), elements=("Ti", "O"), **asked)
     assert strict_match(STRUCTURES["TiO2"], answer.fits[0].structure)
     assert (
         "templates, ordered, hydrogen, flow, latent_search need one and were left out"
@@ -285,6 +284,7 @@ def test_learned_crystals_are_solved_from_their_elements(tmp_path, capsys):
         "Sr",
         "Ti",
     ]
-    line += ["O", "--weights", weights, "--quiet", "-o", tmp_path / "out"]
+    line += ["O", "--sources", "density", "--weights", weights, "--quiet"]
+    line += ["-o", tmp_path / "out"]
     assert main([str(word) for word in line]) == 0
     assert "1  Pm-3m (221)  Sr 1a" in capsys.readouterr().out

@@ -321,7 +321,8 @@ def test_bad_formula_stops_before_any_work(library):
 @pytest.mark.slow
 def test_answers_to_a_wrong_formula_have_it_all_the_same(solved):
     solution = solved(measured("TiO2", beam("CuKa")), "Ti2O3")
-    assert len(solution.fits) > 3  # parents with vacancies among them
+    assert len(solution.fits) > 1
+    assert any("parent" in fit.origin for fit in solution.fits)  # with vacancies
     for fit in solution.fits:
         ratio = fit.structure.composition["O"] / fit.structure.composition["Ti"]
         assert ratio == pytest.approx(1.5, abs=0.01)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from xrdkit.generators import (
     density_atoms,
     flow,
+    formulas,
     hydrogen,
     latent_search,
     ordered,
@@ -23,6 +24,7 @@ SOURCES: dict[str, Source] = {
     "hydrogen": hydrogen.propose,
     "flow": flow.propose,
     "latent_search": latent_search.propose,
+    "formulas": formulas.propose,
     "density": density_atoms.propose,
 }
 NEEDED: dict[str, Callable[[Problem, float], bool]] = {
@@ -31,10 +33,11 @@ NEEDED: dict[str, Callable[[Problem, float], bool]] = {
     "hydrogen": lambda problem, left: left > hydrogen.UNEXPLAINED,
     "flow": flow.needed,
     "latent_search": latent_search.needed,
+    "formulas": formulas.needed,
     "density": density_atoms.needed,
 }
 # sources that are trained, and the kind of their weights
 LEARNED = {"flow": "flow", "latent_search": "latent", "density": "density"}
-ANY_FORMULA = ("density",)  # sources that need no formula, but elements
+ANY_FORMULA = ("formulas", "density")  # sources that need no formula, but elements
 # what solve asks without being told: what is learned where its weights ship
 DEFAULT = tuple(n for n in SOURCES if n not in LEARNED or LEARNED[n] in DEFAULTS)

@@ -92,7 +92,7 @@ def without_formula(sources: tuple) -> tuple:
     kept = tuple(s for s in sources if not isinstance(s, str) or s in ANY_FORMULA)
     if sources and not kept:
         raise ValueError(
-            f"the sources {', '.join(sources)} need a formula; give it, or weights of a "
-            "density network, which elements are enough for"
+            f"the sources {', '.join(sources)} need a formula; give it, or ask "
+            f"{' and '.join(ANY_FORMULA)}, which elements are enough for"
         )
     return kept

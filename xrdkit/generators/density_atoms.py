@@ -32,7 +32,7 @@ from xrdkit.q_profile import NotLearned, profile_of
 from xrdkit.space_group import CENTRING
 from xrdkit.types import Candidate, Problem, Progress
 
-UNEXPLAINED = 0.1  # residual above which densities are drawn, where the formula is known
+UNEXPLAINED = 0.1  # residual above which densities are drawn
 DRAWS, GRID = 5, 48  # densities for a pattern, points along each axis
 FAINTEST = 0.02  # of the highest maximum: what is lower is no atom
 MOST_ATOMS, UNITS, COMPOSITIONS = 60, 3, 4  # atoms of a cell; choices for each density
@@ -50,8 +50,8 @@ class Maxima(NamedTuple):
 
 
 def needed(problem: Problem, left: float) -> bool:
-    """Whether the formula is unknown, or other sources leave something."""
-    return not problem.formula or left > UNEXPLAINED
+    """Whether other sources leave something."""
+    return left > UNEXPLAINED
 
 
 def propose(
