@@ -10,6 +10,7 @@ SOURCES = (
     "hydrogen",
     "flow",
     "latent_search",
+    "formulas",
     "density",
 )  # of xrdkit.generators, which loads torch
 
