@@ -32,6 +32,7 @@ FIELDS = {  # what is typed -> arguments of solve
     "guidance": typed.guidance,
     "phases": typed.phases,
 }
+ASKED = [name for name in DEFAULT if name != "formulas"]  # here the formula is typed
 DRAWN = 0.4  # seconds between two drawings of the best fit so far
 
 
@@ -59,7 +60,7 @@ class SolveWidget(anywidget.AnyWidget):
         sync=True
     )  # a name, file or address; empty: what ships
     phases = traitlets.Unicode().tag(sync=True)  # formulas and CIF files, with commas
-    sources = traitlets.List(traitlets.Enum(tuple(SOURCES)), list(DEFAULT)).tag(sync=True)
+    sources = traitlets.List(traitlets.Enum(tuple(SOURCES)), ASKED).tag(sync=True)
     candidates = traitlets.Int(20).tag(sync=True)
     seed = traitlets.Int(0).tag(sync=True)
     steps = traitlets.Int(50).tag(sync=True)  # of a flow
@@ -67,7 +68,7 @@ class SolveWidget(anywidget.AnyWidget):
     index = traitlets.Bool(False).tag(sync=True)  # look for cells in the lines first
     engine = traitlets.Enum(("", *ENGINES), "").tag(sync=True)
     # from Python: what is shown
-    known_sources = traitlets.List(list(DEFAULT)).tag(sync=True)
+    known_sources = traitlets.List(ASKED).tag(sync=True)
     engines = traitlets.List(list(ENGINES)).tag(sync=True)
     most_bytes = traitlets.Int(typed.MOST_BYTES).tag(sync=True)
     state = traitlets.Enum(STATES, "idle").tag(sync=True)
