@@ -1,11 +1,12 @@
 import pytest
 import torch
+from pymatgen.core import Composition
 from textbook import STRUCTURES, table_of
 
 import xrdkit
 from xrdkit.examples import path
 from xrdkit.generators import formulas
-from xrdkit.generators.formulas import FORMULAS, likely, plausible, propose, ratios_of
+from xrdkit.generators.formulas import FORMULAS, balanced, likely, propose, ratios_of
 from xrdkit.library import build_steps
 from xrdkit.problem import load_library, pose
 from xrdkit.progress import result_of
@@ -50,11 +51,32 @@ def test_rare_ratios_are_tried_as_well(shipped):
     assert {"La": 1, "B": 6} in [formula for formula, _ in likely(shipped, ("La", "B"))]
 
 
-def test_charges_count_where_there_are_anions_and_known_compounds_gain(library):
-    assert plausible(library, {"Na": 1.0, "Cl": 2.0}) == formulas.UNBALANCED
-    assert plausible(library, {"La": 5.0, "B": 6.0}) == 1
-    assert plausible(library, {"Ti": 1.0, "O": 2.0}) == formulas.LISTED
-    assert plausible(library.without(("TiO2",)), {"Ti": 1.0, "O": 2.0}) == 1
+def test_charges_balance_where_pymatgen_finds_states_of_oxidation():
+    for text in ("NaCl", "NaCl2", "Ti2O3", "Ti3O", "CaCO3", "SiO", "MgAl2O4", "LiFePO4"):
+        counts = Composition(text).get_el_amt_dict()
+        whole = [round(n) for n in counts.values()]
+        guessed = bool(Composition(text).oxi_state_guesses())
+        assert balanced(tuple(counts), whole) == guessed, text
+    assert balanced(("La", "B"), (5, 6))  # no anion
+    assert not balanced(("Fe", "O"), (3, 4))  # mixed valence is not looked for
+
+
+def test_unbalanced_charges_weigh_less_and_known_compounds_more(library):
+    weights = {tuple(f.values()): weight for f, weight in likely(library, ("Ti", "O"))}
+    assert weights == {(1, 2): 1, (1, 1): pytest.approx(0.2), (2, 1): pytest.approx(0.01)}
+    fewer = likely(library.without(("TiO2",)), ("Ti", "O"))
+    assert [tuple(formula.values()) for formula, _ in fewer] == [(1, 1)]
+
+
+@pytest.mark.parametrize(
+    "elements", [("Li", "Na", "K", "Rb", "Cs", "Mg", "O"), ("Ti", "O", "Sr", "N")]
+)
+def test_elements_of_which_no_type_is_known_give_none_and_are_told(library, elements):
+    pattern = xrdkit.read(path("rutile"), wavelength="CuKa")
+    problem = pose(pattern, elements=elements, library=library)
+    settings = {"generator": torch.Generator(), "device": torch.device("cpu")}
+    (said,) = propose(problem, count=60, **settings)
+    assert said.message.startswith(f"no type of {len(elements)} species is known")
 
 
 def test_candidates_of_several_formulas_are_put_up():
