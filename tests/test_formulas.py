@@ -95,6 +95,7 @@ def test_candidates_of_several_formulas_are_put_up():
     ("name", "elements", "formula", "group"),
     [
         ("rutile", ("Ti", "O"), "TiO2", 136),
+        ("lab6", ("La", "B"), "LaB6", 221),
         ("calcite", ("Ca", "C", "O"), "CaCO3", 167),
         ("spinel", ("Mg", "Al", "O"), "MgAl2O4", 227),
     ],
