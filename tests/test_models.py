@@ -355,13 +355,13 @@ def test_samples_of_the_exact_answer_are_the_crystal(generator, method, steps, n
         assert normalised_rmse(truth, answer) < 1e-3
 
 
-@pytest.mark.parametrize("slope", [0.0, 5.0])
+@pytest.mark.parametrize("slope", [0.0, flow.SLOPE])
 def test_samples_of_the_exact_velocity_are_the_small_set(generator, slope):
     count = 900
     exact = Exact(TRUTH, CELLS)
     numbers = torch.tensor([[11, 17]]).repeat(count, 1)
     seen = exact.encoder(torch.zeros(count, 2, 1024))
-    *_, last = flow.sample(exact, numbers, seen, generator, steps=100, slope=slope)
+    *_, last = flow.sample(exact, numbers, seen, generator, steps=800, slope=slope)
     apart = last.frac[:, 1] - last.frac[:, 0]
     off = flow.wrapped(apart[:, None] - TRUTH).abs().amax(-1)
     best, which = off.min(1)
@@ -369,8 +369,34 @@ def test_samples_of_the_exact_velocity_are_the_small_set(generator, slope):
     off = (encoded(last.cell, 2) - encoded(CELLS, 2)[which]).abs().amax(1)
     assert (off < 1e-3).float().mean() > 0.97
     shares = torch.bincount(which, minlength=3) / count
-    if slope == 0:  # speeding up is not exact in its shares
-        assert (shares - 1 / 3).abs().max() < 3 * (2 / 9 / count) ** 0.5
+    assert (shares - 1 / 3).abs().max() < 3 * (2 / 9 / count) ** 0.5
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 20, 51])
+@pytest.mark.parametrize("known", [None, 0.5, 1.0])
+def test_a_path_has_as_many_steps_as_are_asked_for(generator, steps, known):
+    exact, numbers = Exact(TRUTH[:1], CELLS[:1]), torch.tensor([[11, 17]]).repeat(3, 1)
+    given = {} if known is None else {"cell": CELLS[:1].repeat(3, 1), "known": known}
+    seen = exact.encoder(torch.zeros(3, 2, 1024))
+    states = list(flow.sample(exact, numbers, seen, generator, steps=steps, **given))
+    wanted = [k / steps for k in range(steps + 1)]
+    assert [state.time for state in states] == pytest.approx(wanted)
+    cells = CELLS[:1].expand(3, 6)
+    torch.testing.assert_close(states[-1].cell, cells, atol=1e-3, rtol=1e-3)
+
+
+def test_atoms_that_are_set_back_are_on_a_way_to_where_they_were(generator):
+    numbers = torch.tensor([[11, 17, 17]]).repeat(2000, 1)
+    x = torch.rand(1, 3, 3, generator=generator).expand(2000, 3, 3)
+    same = flow.set_back(x, numbers, 1.0, generator)  # but for origin and order
+    apart = [one[:, 1:] - one[:, :1] for one in (same, x)]
+    off = [flow.wrapped(apart[0] - other) for other in (apart[1], apart[1].flip(1))]
+    assert torch.stack(off).abs().amax((2, 3)).amin(0).max() < 1e-5
+    begun = torch.Generator().manual_seed(4)
+    half = flow.set_back(x, numbers, 0.5, begun)
+    start = torch.rand(x.shape, generator=begun.manual_seed(4))
+    path = flow.coupled(start, x, numbers)
+    torch.testing.assert_close(flow.wrapped(half - start), path / 2, atol=1e-5, rtol=1e-4)
 
 
 def test_a_known_cell_is_kept_and_a_roughly_known_one_is_where_the_path_begins(generator):

@@ -27,9 +27,11 @@ from xrdkit.types import Batch, Controls
 SPEED = 0.2  # unit of the predicted velocity: about its standard deviation
 KNOWN, JOINT = 0.4, 0.45  # shares of crystals with their cell known, or noisy as the atoms
 BLIND = 0.05  # share of patterns hidden in training, for guidance
-SLOPE = 5.0  # of the anti-annealing
+SLOPE = 10.0  # of the anti-annealing
+AGAIN = 0.3  # time to which atoms are set back
+LEGS = (None, 0.16), (0.0, 0.4), (AGAIN, 0.6), (AGAIN, 0.8), (AGAIN, 1.0)
+# of sampling: the cell (None) or atoms from a time on, and the share of steps at its end
 MOST_STEPS = 10_000
-ROUNDING = 1e-6  # of a way of length one
 
 
 class Loss(NamedTuple):
@@ -186,7 +188,7 @@ def cell_of_metric(metric: Float[Tensor, "*crystals 3 3"]) -> Float[Tensor, "*cr
 
 @dataclass(frozen=True)
 class State:
-    """Crystals on their way: at time 0 noise, at time 1 the answer."""
+    """Crystals on their way: after a share ``time`` of its steps; at 1 the answer."""
 
     time: float
     frac: Float[Tensor, "crystals atoms 3"]
@@ -217,6 +219,9 @@ def sample(
 ) -> Iterator[State]:
     """Crystals of these atoms for these patterns, step by step; the last is the answer.
 
+    The cell goes first, while atoms are noise, then the atoms do; after that they are three
+    times set back to ``AGAIN`` and find their way anew, in which errors mend (Xu et al.,
+    "Restart sampling", NeurIPS 2023); all within ``steps``.
     ``seen`` has one row per crystal: ``model.encoder(profiles).repeat(candidates)``. With a
     ``cell`` (Å, °; Niggli) of trust ``known`` = 1 it is kept; of less, it is where the
     cell's own path begins. ``slope`` speeds atoms up by 1 + slope · t
@@ -230,26 +235,47 @@ def sample(
     device = numbers.device
     crystals, atoms = numbers.shape
     x = torch.rand(crystals, atoms, 3, generator=generator).to(device)
-    y, begin = cell_noise(crystals, generator, device), 0.0
+    y, s = cell_noise(crystals, generator, device), 0.0
     if cell is not None:
-        begin = known
+        s = known
         y = (1 - known) * y + known * encoded(cell, atoms)
     yield State(0.0, x, decoded(y, atoms))
-    t = 0.0
-    while t < 1:
-        dt = min(1 / (controls.steps or steps), 1 - t)
-        dt = 1 - t if t + dt > 1 - ROUNDING else dt
-        s = max(t, begin)
-        pair = x.new_tensor([[t, s]]).expand(crystals, 2)
-        with torch.no_grad():
-            out = model(numbers, x, y, pair, seen)
-            if blind is not None and controls.guidance != 1:
-                alone = model(numbers, x, y, pair, blind)
-                parts = zip(out, alone, strict=True)
-                out = Output(*(b + controls.guidance * (a - b) for a, b in parts))
-        pace = min(dt * (1 + slope * t), 1 - t)  # x + (1 - t) u is where they go
-        x = torch.remainder(x + pace * SPEED * out.atoms, 1)
-        if s < 1:
-            y = y + (max(t + dt, s) - s) / (1 - s) * (out.cell - y)
-        t = t + dt
-        yield State(t, x, decoded(y, atoms))
+    done = 0.0
+    for begin, end in LEGS:
+        t, going = begin or 0.0, begin == 0  # the first way of the atoms is always gone
+        if begin is None and s == 1:
+            continue
+        while (s if begin is None else t) < 1:
+            pace = controls.steps or steps
+            left = max(round((end - done) * pace), int(going))
+            if not left:
+                break
+            if begin and not going:
+                x = set_back(x, numbers, begin, generator)
+            going = True
+            pair = x.new_tensor([[t, s]]).expand(crystals, 2)
+            with torch.no_grad():
+                out = model(numbers, x, y, pair, seen)
+                if blind is not None and controls.guidance != 1:
+                    alone = model(numbers, x, y, pair, blind)
+                    parts = zip(out, alone, strict=True)
+                    out = Output(*(b + controls.guidance * (a - b) for a, b in parts))
+            y = y + (out.cell - y) / left if s < 1 else y
+            s = 1.0 if left == 1 else s + (1 - s) / left
+            if begin is not None:  # x + (1 - t) u is where they go
+                share = min((1 + slope * t) / left, 1)
+                x = torch.remainder(x + share * (1 - t) * SPEED * out.atoms, 1)
+                t = 1.0 if left == 1 else t + (1 - t) / left
+            done = min(done + 1 / pace, 1.0)
+            yield State(done, x, decoded(y, atoms))
+
+
+def set_back(
+    x: Float[Tensor, "crystals atoms 3"],
+    numbers: Int[Tensor, "crystals atoms"],
+    time: float,
+    generator: torch.Generator,
+) -> Float[Tensor, "crystals atoms 3"]:
+    """Atoms at an earlier time, on a straight way from new noise to where they are."""
+    start = torch.rand(x.shape, generator=generator).to(x)
+    return torch.remainder(start + time * coupled(start, x, numbers), 1)
