@@ -300,6 +300,8 @@ def test_best_fit_is_drawn_while_it_is_refined(pattern):
     [
         ("formula", "Ti02", "write TiO2?"),
         ("formula", "", "formula '' is empty"),
+        ("formula", "Ti, Xx", "'Xx'"),
+        ("formula", "Ti-", "give symbols one by one"),
         ("contents", "Xx2", "Xx"),
         ("cell", "4 4 4", "is not 6 numbers"),
         ("cell", "4 4 4 90 90 190", "enclose no volume"),
@@ -365,6 +367,15 @@ def test_weights_of_any_source_are_asked_beside_the_sources_that_are_ticked(
     widget = SolveWidget(pattern, "La0.9B6", weights=str(path), sources=[], cell=CELL)
     widget.run(block=True)  # of a formula with fractions nothing is drawn
     assert widget.solution.settings["sources"] == ("latent_search",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("typed_", ["La-B", " B , La"])
+def test_elements_that_are_typed_are_enough(pattern, typed_):
+    widget = SolveWidget(pattern, typed_, cell=CELL)
+    solution = widget.run(block=True)
+    assert solution.fits[0].structure.composition.reduced_formula == "LaB6"
+    assert "formulas" in solution.settings["sources"]
 
 
 def test_run_without_a_pattern_says_so():

@@ -245,14 +245,14 @@ def solve(
 ) -> Solution:
     """Ranked, refined structures for a powder pattern and a chemical formula.
 
-    Where the formula is not known, ``elements`` ("Ti", "O") are enough for the source
-    "density"; the others are left out. ``contents`` is the formula of the primitive cell
-    ("Ti2 O4"), or of ``cell`` when that is given: (a, b, c, α, β, γ) in Å and degrees, in
-    any setting. ``size`` (Å) is that of nanocrystals, whose lines are as wide as
-    sinc²(Q size / 2). ``phases`` are known to be in the sample too: CIF files, Structures
-    or formulas. With ``index`` cells are looked for in the lines first and proposed to
-    every source. ``exclude`` lists reduced formulas to be left out of the library; without
-    ``library`` the shipped prototypes serve. ``sources`` names those of
+    Where the formula is not known, ``elements`` ("Ti", "O") are enough for the sources
+    "formulas" and "density"; the others are left out. ``contents`` is the formula of the
+    primitive cell ("Ti2 O4"), or of ``cell`` when that is given: (a, b, c, α, β, γ) in Å
+    and degrees, in any setting. ``size`` (Å) is that of nanocrystals, whose lines are as
+    wide as sinc²(Q size / 2). ``phases`` are known to be in the sample too: CIF files,
+    Structures or formulas. With ``index`` cells are looked for in the lines first and
+    proposed to every source. ``exclude`` lists reduced formulas to be left out of the
+    library; without ``library`` the shipped prototypes serve. ``sources`` names those of
     ``xrdkit.generators`` that are asked, by default all that are needed; ``weights`` (a
     name, file or address, or several) are of a flow, a latent space or a density network,
     which draw structures too, or in place of those that ship. With ``engine`` "builtin" or

@@ -13,7 +13,7 @@ export default {
     const chosen = make("div", { className: "muted" });
     const list = make("datalist", { id: `xrdkit-${crypto.randomUUID()}` },
       ...PRESETS.map((value) => make("option", { value })));
-    const formula = field(model, ends, "formula", "formula", { placeholder: "TiO2" });
+    const formula = field(model, ends, "formula", "formula", { placeholder: "TiO2, or elements: Ti-O" });
     const wavelength = field(model, ends, "wavelength", "radiation, or λ in Å", { placeholder: "as the file says" });
     wavelength.querySelector("input").setAttribute("list", list.id);
 

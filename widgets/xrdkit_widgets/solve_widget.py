@@ -22,7 +22,7 @@ from xrdkit_widgets.front import module, text_of
 from xrdkit_widgets.job import BUSY, STATES, Job
 
 FIELDS = {  # what is typed -> arguments of solve
-    "formula": typed.formula,
+    "formula": typed.composition,
     "contents": lambda text: typed.formula(text) if text.strip() else None,
     "cell": typed.cell,
     "space_group": typed.space_group,
@@ -32,12 +32,13 @@ FIELDS = {  # what is typed -> arguments of solve
     "guidance": typed.guidance,
     "phases": typed.phases,
 }
-ASKED = [name for name in DEFAULT if name != "formulas"]  # here the formula is typed
+FORMULAS = "formulas"  # the source that is asked where elements are typed
+ASKED = [name for name in DEFAULT if name != FORMULAS]
 DRAWN = 0.4  # seconds between two drawings of the best fit so far
 
 
 class SolveWidget(anywidget.AnyWidget):
-    """Choose a pattern, type a formula, run; the answer is ``solution``.
+    """Choose a pattern, type a formula or elements ("Ti-O"), run: see ``solution``.
 
     ``pattern`` is a Pattern or a file of one; files can be dropped too. A run is a thread,
     the kernel stays free; ``stop`` ends it, ``wait`` waits for it, and ``run(block=True)``
@@ -50,7 +51,7 @@ class SolveWidget(anywidget.AnyWidget):
     _css = text_of("widgets.css")
 
     # from both: what is typed
-    formula = traitlets.Unicode().tag(sync=True)
+    formula = traitlets.Unicode().tag(sync=True)  # or elements: Ti-O
     wavelength = traitlets.Unicode().tag(sync=True)  # a name or Å; empty: of the file
     contents = traitlets.Unicode().tag(sync=True)
     cell = traitlets.Unicode().tag(sync=True)  # a, b, c in Å, α, β, γ in °
@@ -141,10 +142,12 @@ class SolveWidget(anywidget.AnyWidget):
         drawing = weights_of(asked["weights"])  # by source
         steps, guidance = asked.pop("steps"), asked.pop("guidance")
         self._controls = Controls(guidance, steps)
+        known = asked.pop("formula")
+        more = (FORMULAS,) if "elements" in known else ()
         return solve_steps(
             self.pattern,
-            asked.pop("formula"),
-            sources=tuple(dict.fromkeys((*self.sources, *drawing))),
+            **known,
+            sources=tuple(dict.fromkeys((*self.sources, *more, *drawing))),
             controls=self._controls,
             candidates=self.candidates,
             seed=self.seed,

@@ -11,7 +11,7 @@ from xrdkit.cli import words
 from xrdkit.formats.container import LARGEST
 from xrdkit.generators.asked import source_of
 from xrdkit.phases.compounds import read_structure
-from xrdkit.problem import parse_formula, usable_cell, usable_size
+from xrdkit.problem import parse_elements, parse_formula, usable_cell, usable_size
 from xrdkit.space_group import space_group_number
 from xrdkit.wavelengths import radiation
 
@@ -62,6 +62,14 @@ def formula(text: str) -> str:
     """A formula that can be read, as typed."""
     parse_formula(text)
     return text
+
+
+def composition(text: str) -> dict[str, Any]:
+    """What ``solve`` is told: the formula that is typed, or elements (Ti-O or Ti, O)."""
+    found = re.split(r"\s*[-,;]\s*", text.strip())
+    if len(found) > 1:
+        return {"elements": parse_elements(found)}
+    return {"formula": formula(text)}
 
 
 def cell(text: str) -> tuple[float, ...] | None:

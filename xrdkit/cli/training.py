@@ -24,6 +24,10 @@ HELP = {
     "pretrain": "patterns and crystals in one space, to begin from and to search",
 }
 ENCODER = "of patterns (default: cnn, or that of the run or of --start)"
+# crystals of a step, and of a block: many, of which to tell one; few where a truth is
+# regressed on, which learns most in equal time (BENCHMARKS.md)
+STEP = {"pretrain": (1024, 64), "latent": (48, 16), "density": (48, 16)}
+USUAL = (192, 64)
 STOP = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -56,11 +60,18 @@ def add_method(sub: argparse.ArgumentParser, method: str) -> None:
     sub.add_argument(
         "--decay", type=part, default=0.2, help="share of epochs with a falling rate"
     )
+    crystals, block = STEP.get(method, USUAL)
     sub.add_argument(
         "--crystals",
         type=positive,
-        default=1024 if method == "pretrain" else 192,
-        help="of a step, at least",
+        default=crystals,
+        help=f"of a step, at least (default: {crystals})",
+    )
+    sub.add_argument(
+        "--block",
+        type=positive,
+        default=block,
+        help=f"of a dense block, at most (default: {block})",
     )
     sub.add_argument("--rate", type=part, default=1e-3, help="of learning, at most")
     if method == "latent":  # it encodes crystals
@@ -106,7 +117,7 @@ def run_training(args: argparse.Namespace) -> None:
     from xrdkit.train.plan import Plan
     from xrdkit.train.step import Diverged
 
-    settings = {"crystals": args.crystals, "seed": args.seed}
+    settings = {"crystals": args.crystals, "block": args.block, "seed": args.seed}
     usual = SIZES.get(args.method, Size())
     plan = Plan(args.method, args.epochs, args.decay, args.rate, **settings)
     device = str(usable_device(args.device))
