@@ -1,11 +1,12 @@
 """Cells that a trained network proposes for a pattern; indexing polishes and judges them.
 
 Lines that are too few, too weak or from a dominant zone, which lead a search astray, are
-here seen with their intensities and with the composition. A CellNet draws cells alone; a
-flow draws them together with their atoms, of every number of formula units.
+here seen with their intensities and with the composition. A CellNet draws cells alone, a
+flow before it moves its atoms, of every number of formula units.
 """
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -24,8 +25,9 @@ from xrdkit.problem import by_number
 from xrdkit.q_profile import NotLearned, profile_of
 from xrdkit.types import Pattern
 
-DRAWN, STEPS = 200, 20
-DRAWN_BY_FLOW = 40  # where atoms are drawn too
+DRAWN = 200
+DRAWN_BY_FLOW = 40
+STEPS = 50  # of a flow's whole path, of which those of the cell are taken
 MOST_ATOMS = 20  # in a cell whose contents are not known
 
 
@@ -76,13 +78,15 @@ def _by_flow(
     count: int,
     generator: torch.Generator,
 ) -> Float[Tensor, "cells 6"]:
-    """Cells of the crystals that a flow draws; of every number of formula units."""
+    """Cells that a flow draws, of every number of formula units; atoms stay noise."""
+    path = 1 + round(flow.LEGS[0][1] * STEPS)
     most = 1 if contents else max(MOST_ATOMS // max(len(atoms), 1), 1)
     sizes = range(1, most + 1) if atoms else ()
     found = [torch.zeros(0, 6)]
     for units in sizes:
         many = -(-count // most)
         asked = {"count": many, "steps": STEPS, "generator": generator}
-        *_, crystals = generate(model, flow.sample, pattern, atoms * units, **asked)
+        drawing = generate(model, flow.sample, pattern, atoms * units, **asked)
+        *_, crystals = islice(drawing, path)
         found.append(cell_of(crystals.lattice).cpu())
     return torch.cat(found)
