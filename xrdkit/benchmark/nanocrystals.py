@@ -1,8 +1,9 @@
 """PXRDnet's own table: R² of what a latent space gives, before and after refinement.
 
-Its protocol: the pattern of a nanocrystal and the atoms of its primitive cell; of 100
-structures the ten whose patterns are nearest, and of these the best R² (unweighted, a
-share, without size broadening). The baseline, CDVAE-search, decodes points at random.
+Its protocol: the pattern of a nanocrystal and the atoms of its primitive cell; of many
+structures (100 there) the ten whose patterns are nearest, and of these the best R²
+(unweighted, a share, without size broadening). The baseline, CDVAE-search, decodes points
+at random.
 """
 
 from collections.abc import Sequence

@@ -34,7 +34,7 @@ from xrdkit.q_profile import NotLearned
 from xrdkit.types import Candidate, Crystals, Problem, Progress
 
 UNEXPLAINED = 0.1  # residual above which the space is searched
-STARTS, KEPT = 100, 10  # points that are tried, structures that are put up
+STARTS, KEPT = 300, 10  # points that are tried, structures that are put up
 LEAST_RANGE = 2.0  # 1/Å that must be observed
 SCALES = tuple(1 + i / 100 for i in range(-8, 9))  # of the edges of cells that are decoded
 PAIRS = 12_800  # pairs of atoms that are sampled at once

@@ -21,7 +21,7 @@ from xrdkit.nanocrystal import normalised
 
 PRIOR, COUNT, COMPOSITION = 2e-4, 0.1, 0.1  # weights of equation 4
 RATES = 0.1, 1e-4  # at the beginning and the end of each period
-PERIODS = 100, 200, 400  # steps, with a warm restart after each
+PERIODS = 30, 70  # steps, with a warm restart after each; more leave what crystals have
 CONVERGED = 0.01  # gain of a period, relative to the objective, at which it is the last
 
 
