@@ -193,6 +193,16 @@ def test_solver_is_told_what_the_protocol_says_and_no_more(table, known, tmp_pat
         table, known, tmp_path / "b.json", formula="reduced", solver=listens, progress=False
     )
     assert not {"contents", "cell", "exclude"} & told["NaCl"].keys()
+    run(table, tmp_path / "c.json", listens, formula="elements")
+    assert told["NaCl"]["elements"] == ("Cl", "Na")
+    with pytest.raises(ValueError, match="control by composition needs a formula"):
+        run(table, tmp_path / "d.json", listens, formula="elements", control="composition")
+
+
+def test_where_only_elements_are_told_the_formula_is_found(table, known, tmp_path):
+    asked = {"formula": "elements", "sources": ("formulas",), "n": 1, "seed": 1}
+    (found,) = mp20(table, known, tmp_path / "r.json", progress=False, **asked)
+    assert found["fits"][0]["strict"]
 
 
 def test_patterns_are_clean_disturbed_or_of_another_entry(table, tmp_path):

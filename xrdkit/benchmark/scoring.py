@@ -156,7 +156,8 @@ def _first(row: dict) -> bool:
 
 
 def solved(pattern: Pattern, formula: str, **keywords: Any) -> Solution:
-    """``solve`` without a progress bar."""
+    """``solve`` without a progress bar; the formula is not told where elements are."""
     from xrdkit.solve import solve
 
-    return solve(pattern, formula, progress=False, **keywords)
+    known = None if "elements" in keywords else formula
+    return solve(pattern, known, progress=False, **keywords)

@@ -40,6 +40,7 @@ SUPERCELL = 4  # cells of a type over which a formula's elements may be ordered
 
 Unseen = Literal["formula", "type", "none"]
 Control = Literal["none", "shuffled", "composition"]
+Known = Literal["contents", "reduced", "elements"]  # of what is in the cell
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Protocol:
     library: Library | None
     shown: dict[int, int]
     cell: Literal["none", "given"]
-    formula: Literal["contents", "reduced"]
+    formula: Known
     disturbed: bool
     unseen: Unseen
     keywords: dict[str, Any]
@@ -64,7 +65,7 @@ def mp20(
     n: int | None = None,
     seed: int = 0,
     cell: Literal["none", "given"] = "none",
-    formula: Literal["contents", "reduced"] = "contents",
+    formula: Known = "contents",
     disturbed: bool = False,
     unseen: Unseen = "none",
     size: float | None = None,
@@ -81,8 +82,13 @@ def mp20(
 
     ``control`` shuffled gives each entry the pattern of another; composition ignores the
     pattern and takes library types in the order of their prior. With ``size`` (Å) patterns
-    are those of nanocrystals (``xrdkit.nanocrystal``), and PXRDnet's R² is counted.
+    are those of nanocrystals (``xrdkit.nanocrystal``), and PXRDnet's R² is counted. Of the
+    ``formula`` the contents of a primitive cell, the ratios, or only the elements are told.
     """
+    if control == "composition" and formula == "elements":
+        raise ValueError(
+            "the control by composition needs a formula; give formula contents or reduced"
+        )
     table = structures if isinstance(structures, Table) else read_table(structures)
     known = load(library) if isinstance(library, str | Path) else library
     chosen = drawn(len(table), n, seed)
@@ -125,6 +131,8 @@ def entry_of(asked: Protocol, rows: dict[str, int], name: str) -> Entry:
         keywords["cell"] = truth.lattice.parameters
     if asked.formula == "contents":
         keywords["contents"] = truth.composition.formula
+    if asked.formula == "elements":
+        keywords["elements"] = tuple(sorted(e.symbol for e in truth.composition))
     if asked.unseen != "none":
         keywords["exclude"] = (formula,)
     pattern = pattern_for(asked, asked.shown[row])
