@@ -14,12 +14,13 @@ from xrdkit.indexing.bravais import parameters, reduced, same_lattice
 from xrdkit.indexing.line_match import observed_lines
 from xrdkit.indexing.search import STARTS
 from xrdkit.indexing.settings import adopted
-from xrdkit.models import cell_net
+from xrdkit.models import cell_net, flow
 from xrdkit.models.cell_net import HKL, TYPICAL, Asked, CellNet, line_places, looked_at
 from xrdkit.models.checkpoint import load_network, save_network
 from xrdkit.models.crystal_net import PatternNet, Size
-from xrdkit.models.lattice import encoded
-from xrdkit.models.weights import DEFAULTS
+from xrdkit.models.generate import generate
+from xrdkit.models.lattice import cell_of, encoded
+from xrdkit.models.weights import DEFAULTS, load_model
 from xrdkit.packed import packed_of
 from xrdkit.pattern import prepare
 from xrdkit.q_profile import CLEAN, Q_MIN, STEP, clean_profiles
@@ -226,6 +227,10 @@ def test_a_flow_proposes_cells_too_of_every_number_of_formula_units(pattern, tmp
     formula = {"Ti": 1, "O": 2}
     cells = learned_cells(pattern, formula, weights=path, count=12)
     assert len(cells) == 12  # two of one to six units: 20 atoms at most
+    whole = generate(load_model(path, "flow"), flow.sample, pattern, [22, 8, 8], count=2,
+                     generator=torch.Generator().manual_seed(0))  # fmt: skip
+    *_, last = whole  # atoms move, the cells stay
+    assert np.allclose(cells[:2], cell_of(last.lattice), rtol=1e-5)
     assert len(learned_cells(pattern, formula, contents=True, weights=path, count=5)) == 5
     assert learned_cells(pattern, {"Fe": 1}, weights=path) == []  # never learned
     assert learned_cells(pattern, None, weights=path) == []

@@ -21,7 +21,7 @@ from xrdkit.models.crystal_net import CrystalNet, Output, PatternNet, Size, edge
 from xrdkit.models.encoder import ENCODERS, Seen, peaks_of
 from xrdkit.models.lattice import cell_of, decoded, encoded, lattice_of, metric_of
 from xrdkit.q_profile import Q_MIN, STEP, q_grid
-from xrdkit.types import Batch
+from xrdkit.types import Batch, Controls
 
 TINY = Size(atom=32, edge=16, layers=2, waves=4, pattern=32, heads=2, attention=16)
 
@@ -381,8 +381,48 @@ def test_a_path_has_as_many_steps_as_are_asked_for(generator, steps, known):
     states = list(flow.sample(exact, numbers, seen, generator, steps=steps, **given))
     wanted = [k / steps for k in range(steps + 1)]
     assert [state.time for state in states] == pytest.approx(wanted)
+    assert states[-1].time == 1
     cells = CELLS[:1].expand(3, 6)
     torch.testing.assert_close(states[-1].cell, cells, atol=1e-3, rtol=1e-3)
+
+
+class Noting(Exact):
+    """Notes the times that it is asked for."""
+
+    def forward(self, numbers, frac, y, times, seen) -> Output:
+        self.asked = [*getattr(self, "asked", []), tuple(times[0].tolist())]
+        return super().forward(numbers, frac, y, times, seen)
+
+
+def test_the_cell_goes_first_then_the_atoms_which_are_set_back_three_times(generator):
+    noting, numbers = Noting(TRUTH[:1], CELLS[:1]), torch.tensor([[11, 17]])
+    seen = noting.encoder(torch.zeros(1, 2, 1024))
+    states = list(flow.sample(noting, numbers, seen, generator, steps=50))
+    cell = [(0, k / 8) for k in range(8)]
+    way = [(k / 12, 1) for k in range(12)]
+    looks = 3 * [(0.3 + 0.7 * k / 10, 1) for k in range(10)]
+    assert np.allclose(noting.asked, cell + way + looks, atol=1e-6)
+    assert all(torch.equal(state.frac, states[0].frac) for state in states[:9])
+    assert not torch.equal(states[9].frac, states[0].frac)
+    assert torch.equal(states[-1].cell, states[8].cell)
+    assert flow.cell_steps(50) == 8
+    noting.asked = []
+    list(flow.sample(noting, numbers, seen, generator, steps=50, cell=CELLS[:1]))
+    assert np.allclose(noting.asked, [(k / 20, 1) for k in range(20)] + looks, atol=1e-6)
+
+
+@pytest.mark.parametrize(("first", "then", "left"), [(40, 2, 1), (30, 1, 1), (5, 100, 90)])
+def test_a_path_whose_steps_are_changed_ends(generator, first, then, left):
+    exact, numbers = Exact(TRUTH[:1], CELLS[:1]), torch.tensor([[11, 17]]).repeat(3, 1)
+    seen, controls = exact.encoder(torch.zeros(3, 2, 1024)), Controls(steps=50)
+    path = flow.sample(exact, numbers, seen, generator, controls=controls)
+    for _ in range(first + 1):
+        next(path)
+    controls.steps = then
+    rest = list(path)
+    assert len(rest) == left
+    assert rest[-1].time == 1
+    torch.testing.assert_close(rest[-1].cell, CELLS[:1].expand(3, 6), atol=1e-3, rtol=1e-3)
 
 
 def test_atoms_that_are_set_back_are_on_a_way_to_where_they_were(generator):

@@ -17,6 +17,7 @@ from traitlets import TraitError
 
 import xrdkit
 from xrdkit.crystal import from_structures, read_cif
+from xrdkit.generators import DEFAULT
 from xrdkit.models.checkpoint import new_network, save_network
 from xrdkit.models.crystal_net import PatternNet, Size
 from xrdkit.pattern import prepare
@@ -301,7 +302,8 @@ def test_best_fit_is_drawn_while_it_is_refined(pattern):
         ("formula", "Ti02", "write TiO2?"),
         ("formula", "", "formula '' is empty"),
         ("formula", "Ti, Xx", "'Xx'"),
-        ("formula", "Ti-", "give symbols one by one"),
+        ("formula", "Ti-O2", "'Ti-O2'"),
+        ("formula", "O2-", "charge"),
         ("contents", "Xx2", "Xx"),
         ("cell", "4 4 4", "is not 6 numbers"),
         ("cell", "4 4 4 90 90 190", "enclose no volume"),
@@ -369,13 +371,20 @@ def test_weights_of_any_source_are_asked_beside_the_sources_that_are_ticked(
     assert widget.solution.settings["sources"] == ("latent_search",)
 
 
+@pytest.mark.parametrize("text", ["Ti-O", "Ti – O", "Ti, O,", "Ti;O ", "Ti−O"])
+def test_elements_may_be_typed_with_any_dash_or_comma(text):
+    assert typed.composition(text) == {"elements": ("Ti", "O")}
+    assert typed.composition("TiO2") == {"formula": "TiO2"}
+    assert typed.composition("CuSO4·5H2O") == {"formula": "CuSO4·5H2O"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("typed_", ["La-B", " B , La"])
 def test_elements_that_are_typed_are_enough(pattern, typed_):
     widget = SolveWidget(pattern, typed_, cell=CELL)
     solution = widget.run(block=True)
     assert solution.fits[0].structure.composition.reduced_formula == "LaB6"
-    assert "formulas" in solution.settings["sources"]
+    assert solution.settings["sources"] == DEFAULT  # all, in the same order as solve
 
 
 def test_run_without_a_pattern_says_so():

@@ -33,6 +33,7 @@ FIELDS = {  # what is typed -> arguments of solve
     "phases": typed.phases,
 }
 FORMULAS = "formulas"  # the source that is asked where elements are typed
+ORDER = tuple(SOURCES)
 ASKED = [name for name in DEFAULT if name != FORMULAS]
 DRAWN = 0.4  # seconds between two drawings of the best fit so far
 
@@ -143,11 +144,11 @@ class SolveWidget(anywidget.AnyWidget):
         steps, guidance = asked.pop("steps"), asked.pop("guidance")
         self._controls = Controls(guidance, steps)
         known = asked.pop("formula")
-        more = (FORMULAS,) if "elements" in known else ()
+        more = {FORMULAS} if "elements" in known else set()
         return solve_steps(
             self.pattern,
             **known,
-            sources=tuple(dict.fromkeys((*self.sources, *more, *drawing))),
+            sources=tuple(sorted({*self.sources, *more, *drawing}, key=ORDER.index)),
             controls=self._controls,
             candidates=self.candidates,
             seed=self.seed,

@@ -16,6 +16,7 @@ from xrdkit.space_group import space_group_number
 from xrdkit.wavelengths import radiation
 
 MOST_BYTES = 8_000_000  # of a dropped file: Jupyter ends a connection at 10 MB a message
+DASHES = "-‐‑–—−"  # between elements
 MOST_STEPS, MOST_GUIDANCE = 1000, 10.0
 WRONG = (ValueError, OSError, ArgumentTypeError)  # what wrong input raises
 T = TypeVar("T")
@@ -66,8 +67,8 @@ def formula(text: str) -> str:
 
 def composition(text: str) -> dict[str, Any]:
     """What ``solve`` is told: the formula that is typed, or elements (Ti-O or Ti, O)."""
-    found = re.split(r"\s*[-,;]\s*", text.strip())
-    if len(found) > 1:
+    found = re.split(rf"\s*[{DASHES},;]\s*", text.strip().rstrip(",; "))
+    if len(found) > 1 and all(re.fullmatch("[A-Z][a-z]?", part) for part in found):
         return {"elements": parse_elements(found)}
     return {"formula": formula(text)}
 

@@ -53,6 +53,7 @@ def nanocrystals(
     model, size = load_model(weights, "latent"), usable_size(size)
     settings = {"benchmark": "nanocrystals", "n": n, "seed": seed, "size": size}
     settings |= {"starts": starts, "weights": str(weights), "shard": shard}
+    settings |= {"points": latent_search.STARTS, "periods": STARTS[starts]}
     one = partial(entry_of, table, model, size, STARTS[starts], seed)
     rows = chosen(len(table), n, seed)
     return run_entries(table, rows, output, settings, shard, one, progress=progress)

@@ -23,7 +23,10 @@ Solver = Callable[..., Solution]
 
 @dataclass(frozen=True)
 class Entry:
-    """What is asked (pattern, formula, further keywords of ``solve``) and the truth."""
+    """What is asked (pattern, formula, further keywords of ``solve``) and the truth.
+
+    The formula is not told where ``elements`` are among the keywords.
+    """
 
     name: str
     truth: "Structure"
@@ -86,9 +89,10 @@ def answer(entry: Entry, solver: Solver, *, validity: bool = True) -> dict[str, 
     row: dict[str, Any] = {"id": entry.name, "formula": entry.formula, **entry.facts}
     if validity:
         row["valid"] = metrics.valid(entry.truth)
+    told = None if "elements" in entry.keywords else entry.formula
     started = time.perf_counter()
     try:
-        solution = solver(entry.pattern, entry.formula, **entry.keywords)
+        solution = solver(entry.pattern, told, **entry.keywords)
     except Exception as error:  # a long run must not end at one entry
         row["error"] = f"{type(error).__name__}: {error}"
         return row | {"seconds": time.perf_counter() - started, "n_fits": 0, "fits": []}
@@ -155,9 +159,8 @@ def _first(row: dict) -> bool:
     return bool(row["fits"]) and row["fits"][0]["literature"]
 
 
-def solved(pattern: Pattern, formula: str, **keywords: Any) -> Solution:
-    """``solve`` without a progress bar; the formula is not told where elements are."""
+def solved(pattern: Pattern, formula: str | None, **keywords: Any) -> Solution:
+    """``solve`` without a progress bar."""
     from xrdkit.solve import solve
 
-    known = None if "elements" in keywords else formula
-    return solve(pattern, known, progress=False, **keywords)
+    return solve(pattern, formula, progress=False, **keywords)

@@ -25,7 +25,7 @@ HELP = {
 }
 ENCODER = "of patterns (default: cnn, or that of the run or of --start)"
 # crystals of a step, and of a block: many, of which to tell one; few where a truth is
-# regressed on, which learns most in equal time (BENCHMARKS.md)
+# regressed on (BENCHMARKS.md)
 STEP = {"pretrain": (1024, 64), "latent": (48, 16), "density": (48, 16)}
 USUAL = (192, 64)
 STOP = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -50,7 +50,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
 
 
 def add_method(sub: argparse.ArgumentParser, method: str) -> None:
-    """What is told of a training; everything else is that of ``Plan``."""
+    """What is told of a training; what is not, is as ``Plan`` has it."""
     sub.add_argument("data", metavar="DATA", help="file of xrdkit train pack")
     sub.add_argument(
         "--folder", required=True, help="of the run: states, weights, log; goes on with it"

@@ -79,7 +79,6 @@ def _by_flow(
     generator: torch.Generator,
 ) -> Float[Tensor, "cells 6"]:
     """Cells that a flow draws, of every number of formula units; atoms stay noise."""
-    path = 1 + round(flow.LEGS[0][1] * STEPS)
     most = 1 if contents else max(MOST_ATOMS // max(len(atoms), 1), 1)
     sizes = range(1, most + 1) if atoms else ()
     found = [torch.zeros(0, 6)]
@@ -87,6 +86,6 @@ def _by_flow(
         many = -(-count // most)
         asked = {"count": many, "steps": STEPS, "generator": generator}
         drawing = generate(model, flow.sample, pattern, atoms * units, **asked)
-        *_, crystals = islice(drawing, path)
+        *_, crystals = islice(drawing, 1 + flow.cell_steps(STEPS))
         found.append(cell_of(crystals.lattice).cpu())
     return torch.cat(found)

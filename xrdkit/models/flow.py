@@ -31,6 +31,7 @@ SLOPE = 10.0  # of the anti-annealing
 AGAIN = 0.3  # time to which atoms are set back
 LEGS = (None, 0.16), (0.0, 0.4), (AGAIN, 0.6), (AGAIN, 0.8), (AGAIN, 1.0)
 # of sampling: the cell (None) or atoms from a time on, and the share of steps at its end
+ROUNDING = 1e-6  # of a way of length one
 MOST_STEPS = 10_000
 
 
@@ -226,9 +227,9 @@ def sample(
     ``cell`` (Å, °; Niggli) of trust ``known`` = 1 it is kept; of less, it is where the
     cell's own path begins. ``slope`` speeds atoms up by 1 + slope · t
     (PXRDGen: 5), at most to where they are headed for. ``controls`` are looked at in every
-    step: other ``steps`` are those of the way that is left, and ``guidance`` weighs what
-    the network says against what it says to no pattern, ``blind`` (Ho and Salimans,
-    "Classifier-free diffusion guidance", 2021).
+    step: what is left goes at the pace of a whole path of other ``steps``, and
+    ``guidance`` weighs what the network says against what it says to no pattern, ``blind``
+    (Ho and Salimans, "Classifier-free diffusion guidance", 2021).
     """
     controls = controls or Controls()
     check_path(controls.steps or steps, known)
@@ -242,15 +243,16 @@ def sample(
     yield State(0.0, x, decoded(y, atoms))
     done = 0.0
     for begin, end in LEGS:
-        t, going = begin or 0.0, begin == 0  # the first way of the atoms is always gone
+        t, going = begin or 0.0, False
         if begin is None and s == 1:
             continue
         while (s if begin is None else t) < 1:
             pace = controls.steps or steps
-            left = max(round((end - done) * pace), int(going))
+            never = begin == 0 or (end == 1 and done < 1)  # to be left out
+            left = max(round((end - done) * pace), int(going or never))
             if not left:
                 break
-            if begin and not going:
+            if begin is not None and begin > 0 and not going:
                 x = set_back(x, numbers, begin, generator)
             going = True
             pair = x.new_tensor([[t, s]]).expand(crystals, 2)
@@ -266,8 +268,14 @@ def sample(
                 share = min((1 + slope * t) / left, 1)
                 x = torch.remainder(x + share * (1 - t) * SPEED * out.atoms, 1)
                 t = 1.0 if left == 1 else t + (1 - t) / left
-            done = min(done + 1 / pace, 1.0)
+            done = done + 1 / pace
+            done = 1.0 if done > 1 - ROUNDING else done
             yield State(done, x, decoded(y, atoms))
+
+
+def cell_steps(steps: int) -> int:
+    """How many of the steps move a cell that is not known, before atoms move."""
+    return round(LEGS[0][1] * steps)
 
 
 def set_back(

@@ -1,6 +1,6 @@
 """A run and its state on disk: everything to go on as if it had not stopped."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -61,10 +61,12 @@ def begin(
     tensors, header = read_tensors(path, KIND)
     _same_size(path, size_of(header, path), size)
     before = Plan(**header["plan"])
-    if replace(plan, epochs=before.epochs, decay=before.decay) != before:
+    own, asked = asdict(before), asdict(plan)
+    if other := [k for k in own if own[k] != asked[k] and k not in ("epochs", "decay")]:
         raise ValueError(
-            f"{path} was trained with {before}, asked is {plan}; only epochs and decay "
-            "may change, or begin in another folder with start="
+            f"{path} was trained with {', '.join(f'{k} {own[k]}' for k in other)}, asked "
+            f"is {', '.join(f'{k} {asked[k]}' for k in other)}; only epochs and decay may "
+            "change: ask for the same, or begin in another folder with start="
         )
     done = header["epoch"] + (header["done"] > 0)
     if plan != before and before.falling(done) and (folder / CONSTANT).exists():
