@@ -79,6 +79,7 @@ def test_elements_of_which_no_type_is_known_give_none_and_are_told(library, elem
     assert said.message.startswith(f"no type of {len(elements)} species is known")
 
 
+@pytest.mark.slow
 def test_candidates_of_several_formulas_are_put_up():
     problem = pose(xrdkit.read(path("rutile"), wavelength="CuKa"), elements=("Ti", "O"))
     settings = {"generator": torch.Generator(), "device": torch.device("cpu")}

@@ -292,6 +292,7 @@ def test_r_values_are_their_definitions(example):
     assert fit.r_values["r_bragg"] < 3
 
 
+@pytest.mark.slow
 def test_special_positions_never_move():
     pattern, _ = simulated(quartz(), seed=3, high=80)
     fit = refine(pattern, quartz())
@@ -400,6 +401,7 @@ def test_mixed_sites_share_place_and_displacement_and_can_exchange():
     assert again.values["occupancy:Sr1"] == pytest.approx(1 - again.values["occupancy:La1"])
 
 
+@pytest.mark.slow
 def test_only_occupancies_that_the_pattern_can_tell_are_refined():
     def salt(potassium):
         species = [{"K": potassium, "Na": 1 - potassium}, "Cl"]
@@ -435,6 +437,7 @@ def test_sums_of_occupancies_stay_in_every_phase_and_lone_partial_sites_are_free
     assert table[one].high == pytest.approx(0.9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [(0.6, 0.0, 0.4), (0.0, 0.45, 0.55), (0.35, 0.65, 0)])
 def test_no_share_of_three_on_a_site_becomes_negative_and_the_sum_stays(shares):
     metals = ("Ca", "Sr", "Ba")
@@ -526,6 +529,7 @@ def test_lines_without_intensity_are_counted_not_listed():
     assert " intensities are zero" in said[0]
 
 
+@pytest.mark.slow
 def test_another_polarisation_is_found_where_the_pattern_asks_for_it():
     pattern, _ = simulated(rutile(), seed=40, high=140)
     fit = refine(pattern, rutile(), background=3, texture=None)
@@ -540,6 +544,7 @@ def test_another_polarisation_is_found_where_the_pattern_asks_for_it():
     assert again.r_wp == pytest.approx(fit.r_wp, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_rough_surface_is_found_where_the_pattern_asks_for_it():
     pattern, _ = simulated(rutile(), seed=41, high=120, roughness=0.6)
     fit = refine(pattern, rutile(), background=3, texture=None)
@@ -562,6 +567,7 @@ def test_atoms_that_meet_are_pushed_apart_and_others_are_not():
     assert (slopes.T @ pull)[table.place("x:O1")] > 0
 
 
+@pytest.mark.slow
 def test_atoms_that_the_pattern_does_not_see_stay_near_where_they_were():
     def hydride(x):
         places = [[0, 0, 0], [0.5, 0.5, 0.5], [x, x, x]]
@@ -598,6 +604,7 @@ def urania(u, o):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_false_minimum_of_a_coordinate_is_left():
     pattern, _ = simulated(urania(0.65, 0.25))
     fit = refine(pattern, urania(0.69, 0.275), symprec=1e-3)
@@ -616,6 +623,7 @@ def test_the_same_lines_at_other_coordinates_are_what_is_calculated_anew():
     np.testing.assert_allclose(moved, there.curve, atol=tails)
 
 
+@pytest.mark.slow
 def test_a_stage_that_helps_much_is_kept_though_atoms_come_close_and_it_is_said():
     def layers(z, *lithium):
         places = [[0, 0, 0], [0.5, 0.5, z], *lithium]
@@ -1102,6 +1110,7 @@ O1 O2- 0.2549 0.2549 0.2549 1
         asymmetric_unit(tmp_path / "m.cif")
 
 
+@pytest.mark.slow
 def test_factor_of_berar_and_lelann_does_not_depend_on_the_scale_of_the_weights():
     rest = np.random.default_rng(5).normal(size=4000)
     assert berar_lelann(rest) == pytest.approx(1, abs=0.1)

@@ -340,6 +340,7 @@ def test_steps_and_guidance_that_cannot_be_are_explained_and_leave_those_before(
     assert widget.errors == {}
 
 
+@pytest.mark.slow
 def test_steps_are_tuned_while_a_flow_draws(pattern, tmp_path):
     torch.manual_seed(0)
     size = Size(atom=16, edge=8, layers=1, waves=4, pattern=32, heads=2, attention=8)
@@ -565,6 +566,7 @@ def test_structure_is_scaled_to_the_pattern_before_anything_is_run(measured):
     assert set(widget.table.free) >= {"scale", "background:0"}
 
 
+@pytest.mark.slow
 def test_refinement_in_stages_is_that_of_the_library_and_draws_every_cycle(measured):
     widget = RefineWidget(measured, rutile())
     drawn, told = [], []
