@@ -376,3 +376,13 @@ def test_a_run_goes_on_with_the_network_it_began_with(data, tmp_path):
     other = train(data, tmp_path, plan=PLAN, size=replace(TINY, encoder="patches"))
     with pytest.raises(ValueError, match=r"holds a network of .*ask for the same or none"):
         next(other)
+
+
+@pytest.mark.parametrize(
+    ("method", "usual"),
+    [("flow", (192, 64)), ("pretrain", (1024, 64)), ("latent", (48, 16))],
+)
+def test_a_plan_has_the_sizes_that_its_method_learns_best_by(method, usual):
+    plan = Plan(method)
+    assert (plan.crystals, plan.block) == usual
+    assert Plan(method, crystals=5).block == usual[1]

@@ -24,10 +24,6 @@ HELP = {
     "pretrain": "patterns and crystals in one space, to begin from and to search",
 }
 ENCODER = "of patterns (default: cnn, or that of the run or of --start)"
-# crystals of a step, and of a block: many, of which to tell one; few where a truth is
-# regressed on (BENCHMARKS.md)
-STEP = {"pretrain": (1024, 64), "latent": (48, 16), "density": (48, 16)}
-USUAL = (192, 64)
 STOP = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -60,19 +56,11 @@ def add_method(sub: argparse.ArgumentParser, method: str) -> None:
     sub.add_argument(
         "--decay", type=part, default=0.2, help="share of epochs with a falling rate"
     )
-    crystals, block = STEP.get(method, USUAL)
+    usual = "(default: what the method learns best by)"
     sub.add_argument(
-        "--crystals",
-        type=positive,
-        default=crystals,
-        help=f"of a step, at least (default: {crystals})",
+        "--crystals", type=positive, default=0, help=f"of a step, at least {usual}"
     )
-    sub.add_argument(
-        "--block",
-        type=positive,
-        default=block,
-        help=f"of a dense block, at most (default: {block})",
-    )
+    sub.add_argument("--block", type=positive, default=0, help=f"at once, at most {usual}")
     sub.add_argument("--rate", type=part, default=1e-3, help="of learning, at most")
     if method == "latent":  # it encodes crystals
         sub.set_defaults(encoder=None)

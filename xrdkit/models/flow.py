@@ -10,7 +10,7 @@ and crystal are coupled before: among atoms of one element, a few settings of th
 all translations, the ones near to each other are paired, which straightens the paths.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -228,49 +228,81 @@ def sample(
     cell's own path begins. ``slope`` speeds atoms up by 1 + slope · t
     (PXRDGen: 5), at most to where they are headed for. ``controls`` are looked at in every
     step: what is left goes at the pace of a whole path of other ``steps``, and
-    ``guidance`` weighs what the network says against what it says to no pattern, ``blind``
-    (Ho and Salimans, "Classifier-free diffusion guidance", 2021).
+    ``guidance`` needs what the network sees in no pattern, ``blind``.
     """
     controls = controls or Controls()
     check_path(controls.steps or steps, known)
     device = numbers.device
     crystals, atoms = numbers.shape
     x = torch.rand(crystals, atoms, 3, generator=generator).to(device)
-    y, s = cell_noise(crystals, generator, device), 0.0
+    y, begin = cell_noise(crystals, generator, device), 0.0
     if cell is not None:
-        s = known
-        y = (1 - known) * y + known * encoded(cell, atoms)
+        y, begin = (1 - known) * y + known * encoded(cell, atoms), known
     yield State(0.0, x, decoded(y, atoms))
-    done = 0.0
+    for step in schedule(lambda: controls.steps or steps, begin):
+        if step.back:
+            x = set_back(x, numbers, step.t, generator)
+        time = x.new_tensor([[step.t, step.s]]).expand(crystals, 2)
+        out = guided(model, (numbers, x, y, time), seen, blind, controls.guidance)
+        if step.s < 1:
+            y = y + (out.cell - y) / step.left
+        if step.atoms:  # x + (1 - t) u is where they go
+            share = min((1 + slope * step.t) / step.left, 1)
+            x = torch.remainder(x + share * (1 - step.t) * SPEED * out.atoms, 1)
+        yield State(step.done, x, decoded(y, atoms))
+
+
+class Step(NamedTuple):
+    """One step of sampling: from the times t of the atoms and s of the cell on."""
+
+    t: float
+    s: float
+    left: int  # steps to the end of this way, with this one
+    atoms: bool  # whether they move; the cell does until it is known
+    back: bool  # whether they are set back to t before
+    done: float  # share of all steps after this one
+
+
+def schedule(pace: Callable[[], int], known: float) -> Iterator[Step]:
+    """The steps of ``LEGS``; before each it is asked of how many a whole path is to be."""
+    done, s = 0.0, known
     for begin, end in LEGS:
-        t, going = begin or 0.0, False
-        if begin is None and s == 1:
-            continue
+        t, first = begin or 0.0, True
         while (s if begin is None else t) < 1:
-            pace = controls.steps or steps
-            never = begin == 0 or (end == 1 and done < 1)  # to be left out
-            left = max(round((end - done) * pace), int(going or never))
+            kept = not first or begin == 0 or (end == 1 and done < 1)
+            left = max(round((end - done) * pace()), int(kept))
             if not left:
                 break
-            if begin is not None and begin > 0 and not going:
-                x = set_back(x, numbers, begin, generator)
-            going = True
-            pair = x.new_tensor([[t, s]]).expand(crystals, 2)
-            with torch.no_grad():
-                out = model(numbers, x, y, pair, seen)
-                if blind is not None and controls.guidance != 1:
-                    alone = model(numbers, x, y, pair, blind)
-                    parts = zip(out, alone, strict=True)
-                    out = Output(*(b + controls.guidance * (a - b) for a, b in parts))
-            y = y + (out.cell - y) / left if s < 1 else y
-            s = 1.0 if left == 1 else s + (1 - s) / left
-            if begin is not None:  # x + (1 - t) u is where they go
-                share = min((1 + slope * t) / left, 1)
-                x = torch.remainder(x + share * (1 - t) * SPEED * out.atoms, 1)
-                t = 1.0 if left == 1 else t + (1 - t) / left
-            done = done + 1 / pace
+            done = done + 1 / pace()
             done = 1.0 if done > 1 - ROUNDING else done
-            yield State(done, x, decoded(y, atoms))
+            yield Step(t, s, left, begin is not None, first and t > 0, done)
+            s, first = onward(s, left), False
+            t = t if begin is None else onward(t, left)
+
+
+def onward(time: float, left: int) -> float:
+    """The time after the next of so many steps to 1."""
+    return 1.0 if left == 1 else time + (1 - time) / left
+
+
+def guided(
+    model: nn.Module,
+    crystals: tuple[Tensor, Tensor, Tensor, Tensor],
+    seen: Seen,
+    blind: Seen | None,
+    guidance: float,
+) -> Output:
+    """What the network says of atoms, places, cells and times, led by the pattern.
+
+    So many times as far from what it says to no pattern, ``blind``, as it has learned
+    (Ho and Salimans, "Classifier-free diffusion guidance", 2021).
+    """
+    with torch.no_grad():
+        out = model(*crystals, seen)
+        if blind is None or guidance == 1:
+            return out
+        alone = model(*crystals, blind)
+    return Output(*(b + guidance * (a - b) for a, b in zip(out, alone, strict=True)))
 
 
 def cell_steps(steps: int) -> int:

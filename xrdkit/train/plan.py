@@ -18,20 +18,27 @@ METHODS = {  # modules with their loss, and sample
     LATENTS: latent,
     DENSITY: density_net,
 }
+# crystals of a step, and of a block: many, of which to tell one; few where a truth is
+# regressed on (BENCHMARKS.md)
+STEP = {PAIRS: (1024, 64), LATENTS: (48, 16), DENSITY: (48, 16)}
+USUAL = (192, 64)
 SEEDS = 2**31  # seeds of single blocks, made from these, are whole numbers of 64 bits
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train; stored with the state, and a run goes on only with the same."""
+    """How to train; stored with the state, and a run goes on only with the same.
+
+    ``crystals`` and ``block`` are those of ``STEP`` where they are not given.
+    """
 
     method: str = "flow"  # or "diffusion", "pretrain", "cell", "latent", "density"
     epochs: int = 100
     decay: float = 0.2  # share of the epochs over which the rate falls to zero
     rate: float = 1e-3
     warm_up: int = 300  # steps
-    crystals: int = 192  # of a step, at least
-    block: int = 64  # crystals of a dense block at most
+    crystals: int = 0  # of a step, at least
+    block: int = 0  # crystals of a dense block at most
     edges: int = 12_800  # pairs of atoms in a dense block at most
     average: float = 0.999  # of the averaged weights, per step
     clip: float = 1.0  # norm of the gradient
@@ -51,6 +58,9 @@ class Plan:
             )
         if not 0 <= self.seed < SEEDS:
             raise ValueError(f"seed {self.seed} is not one of 0–{SEEDS - 1}; give another")
+        usual = STEP.get(self.method, USUAL)
+        for name, own in zip(("crystals", "block"), usual, strict=True):
+            object.__setattr__(self, name, getattr(self, name) or own)
 
     def factor(self, step: int, epoch: float | int) -> float:
         """The rate relative to ``rate``: warm-up, constant, decay at the end."""
