@@ -144,6 +144,16 @@ def test_weights_that_nothing_uses_or_that_are_not_there_are_refused_at_once(pat
         solve(pattern, "TiO2", weights="pairs_mp20", progress=False)
 
 
+def test_the_flow_is_asked_where_the_answer_is_not_confident(pattern):
+    solution = solve(pattern, "TiO2", sources="templates", progress=False)
+    problem, fits = solution.problem, solution.fits
+    assert solution.verdict == "confident"
+    assert not flow.needed(problem, fits)
+    assert flow.needed(problem, [])
+    assert flow.needed(problem, [replace(fits[0], residual=0.2)])
+    assert flow.needed(problem, [replace(fits[0], prior=-20.0)])  # doubtful, fits as well
+
+
 @pytest.mark.slow
 def test_a_flow_that_knows_one_crystal_solves_its_pattern(pattern, tmp_path):
     data = packed_of(table_of([STRUCTURES["TiO2"]]))

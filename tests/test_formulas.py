@@ -87,8 +87,8 @@ def test_candidates_of_several_formulas_are_put_up():
     assert 20 < len(found) <= 60
     counts = [one.crystal.numbers.tolist() for one in found]
     assert {2.0, 1.0, 1.5} <= {z.count(8) / z.count(22) for z in counts}
-    assert formulas.needed(problem, 1.0)
-    assert not formulas.needed(pose(problem.pattern, "TiO2"), 1.0)
+    assert formulas.needed(problem, [])
+    assert not formulas.needed(pose(problem.pattern, "TiO2"), [])
 
 
 @pytest.mark.slow

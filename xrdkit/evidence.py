@@ -108,6 +108,12 @@ def excess(fit: Fit, pattern: Pattern) -> float:
     return float(np.sqrt(max(fit.residual**2 - own**2, 0)))
 
 
+def left_by(fits: Sequence[Fit], problem: Problem) -> float:
+    """``excess`` of the fit with the least residual, or 1 where there is none."""
+    best = min(fits, key=lambda fit: fit.residual, default=None)
+    return excess(best, problem.pattern) if best else 1.0
+
+
 def unexplained(fit: Fit, sigma: Float[np.ndarray, " points"]) -> float:
     """Share of the observed intensity above background that no calculated line explains."""
     above = fit.observed - fit.calculated

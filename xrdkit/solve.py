@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from xrdkit.evidence import excess
+from xrdkit.evidence import left_by
 from xrdkit.generators.asked import NO_FORMULA, Needed, asked_of
 from xrdkit.generators.cells import cells_for
 from xrdkit.library import Library
@@ -153,7 +153,7 @@ def search(
     fits: list[Fit] = []
     now, why = problem, []
     for source, needed in asked:
-        if not needed(problem, left_by(fits, problem)):
+        if not needed(problem, fits):
             continue
         steps = source(now, count=POOL, generator=generator, device=device)
         pool, last = yield from heard(steps)
@@ -196,12 +196,6 @@ def refined(
         problem.pattern, pool, phases=problem.phases, device=device
     )
     return scored(sound(found, problem))
-
-
-def left_by(fits: list[Fit], problem: Problem) -> float:
-    """Profile residual of the best fit over what noise leaves, or 1 where there is none."""
-    best = min(fits, key=lambda fit: fit.residual, default=None)
-    return excess(best, problem.pattern) if best else 1.0
 
 
 def seen_with(problem: Problem, fits: list[Fit]) -> Problem:

@@ -1,11 +1,12 @@
 """Sources of candidate structures, one a file, and the one table of their names.
 
-Beside each source stands when it is asked: a function of the problem and of the profile
-residual, less what noise leaves, of the best fit so far (1 where there is none).
+Beside each source stands when it is asked: a function of the problem and of the fits so
+far, best first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from xrdkit.evidence import left_by
 from xrdkit.generators import (
     density_atoms,
     flow,
@@ -16,7 +17,7 @@ from xrdkit.generators import (
     templates,
 )
 from xrdkit.models.weights import DEFAULTS
-from xrdkit.types import Problem, Source
+from xrdkit.types import Fit, Problem, Source
 
 SOURCES: dict[str, Source] = {
     "templates": templates.propose,
@@ -27,10 +28,11 @@ SOURCES: dict[str, Source] = {
     "formulas": formulas.propose,
     "density": density_atoms.propose,
 }
-NEEDED: dict[str, Callable[[Problem, float], bool]] = {
-    "templates": lambda problem, left: True,
+Needed = Callable[[Problem, Sequence[Fit]], bool]
+NEEDED: dict[str, Needed] = {
+    "templates": lambda problem, fits: True,
     "ordered": ordered.needed,
-    "hydrogen": lambda problem, left: left > hydrogen.UNEXPLAINED,
+    "hydrogen": lambda problem, fits: left_by(fits, problem) > hydrogen.UNEXPLAINED,
     "flow": flow.needed,
     "latent_search": latent_search.needed,
     "formulas": formulas.needed,

@@ -1,21 +1,20 @@
 """Which sources are asked, and with what weights those that are trained draw."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from xrdkit.generators import ANY_FORMULA, DEFAULT, LEARNED, NEEDED, SOURCES
+from xrdkit.generators import ANY_FORMULA, DEFAULT, LEARNED, NEEDED, SOURCES, Needed
 from xrdkit.models.checkpoint import kind_of
 from xrdkit.models.weights import Weights, default, located
 from xrdkit.problem import several
-from xrdkit.types import Controls, Problem, Source
+from xrdkit.types import Controls, Source
 
 ASK_FORMULA = ", ".join(source for source in SOURCES if source not in ANY_FORMULA)
 NO_FORMULA = (
     f"the formula is not known: {ASK_FORMULA} need one and were left out; the probability "
     "is that of answers to known formulas"
 )
-Needed = Callable[[Problem, float], bool]
 
 
 def asked_of(
@@ -79,7 +78,7 @@ def named(
             f"source {source!r} is not known; choose from {', '.join(SOURCES)}"
         )
     if not isinstance(source, str):
-        return source, lambda problem, left: True
+        return source, lambda problem, fits: True
     if source not in LEARNED:
         return SOURCES[source], NEEDED[source]
     own = weights.get(source) or located(default(LEARNED[source]))

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from xrdkit.canonical import unimodular
 from xrdkit.cell import lattice_of
 from xrdkit.density import atom_height
+from xrdkit.evidence import left_by
 from xrdkit.generators.cells import cells_for
 from xrdkit.generators.flow import CLOSEST, forms
 from xrdkit.generators.measured_lines import with_measured_lines
@@ -30,7 +31,7 @@ from xrdkit.phases import without_phases
 from xrdkit.problem import by_number, whole
 from xrdkit.q_profile import NotLearned, profile_of
 from xrdkit.space_group import CENTRING
-from xrdkit.types import Candidate, Problem, Progress
+from xrdkit.types import Candidate, Fit, Problem, Progress
 
 UNEXPLAINED = 0.1  # residual above which densities are drawn
 DRAWS, GRID = 5, 48  # densities for a pattern, points along each axis
@@ -49,9 +50,9 @@ class Maxima(NamedTuple):
     height: Float[np.ndarray, " maxima"]  # e/Å³
 
 
-def needed(problem: Problem, left: float) -> bool:
+def needed(problem: Problem, fits: Sequence[Fit]) -> bool:
     """Whether other sources leave something."""
-    return left > UNEXPLAINED
+    return left_by(fits, problem) > UNEXPLAINED
 
 
 def propose(

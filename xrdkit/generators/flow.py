@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from xrdkit.cell import lattice_of
 from xrdkit.crystal import one_crystal, standard_cell, symmetry_of
+from xrdkit.evidence import left_by
 from xrdkit.generators.cells import cells_for
 from xrdkit.generators.learned_cells import MOST_ATOMS
 from xrdkit.generators.templates import numbered
@@ -29,11 +30,13 @@ from xrdkit.models.weights import default, load_model
 from xrdkit.phases import without_phases
 from xrdkit.problem import whole
 from xrdkit.q_profile import NotLearned
+from xrdkit.rank import rank
 from xrdkit.refine.symmetry import TOLERANCES, same_formula
 from xrdkit.space_group import CENTRING
-from xrdkit.types import Candidate, Controls, Crystals, Problem, Progress
+from xrdkit.types import Candidate, Controls, Crystals, Fit, Problem, Progress
 
 UNEXPLAINED = 0.1  # residual above which structures are drawn
+RIVALS = 20  # ranked fits by which the trust in the first is judged
 DRAWN, STEPS = 120, 50  # samples, in all, and steps to each
 FREE = 0.3  # weight of samples with cells of their own beside those in proposed cells
 ROOM = 1.4  # factor that the volume of a known cell may be off the expected one
@@ -54,9 +57,14 @@ class Task:
     weight: float = 1.0
 
 
-def needed(problem: Problem, left: float) -> bool:
-    """Whether what other sources found leaves something."""
-    return left > UNEXPLAINED
+def needed(problem: Problem, fits: Sequence[Fit]) -> bool:
+    """Whether what other sources found leaves something, or is not to be trusted.
+
+    Structures of lower symmetry than the right one may mimic its pattern.
+    """
+    if left_by(fits, problem) > UNEXPLAINED:
+        return True
+    return rank(problem, list(fits), RIVALS).verdict != "confident"
 
 
 def propose(

@@ -18,7 +18,7 @@ import torch
 from xrdkit.generators import templates
 from xrdkit.library import Library
 from xrdkit.phases import known_types, reduced_name
-from xrdkit.types import Candidate, Problem, Progress
+from xrdkit.types import Candidate, Fit, Problem, Progress
 
 FORMULAS, MOST = 24, 6  # that are tried, of at most so many elements
 UNBALANCED, LISTED = 0.1, 10.0  # factors of weights: of charges, of a known compound
@@ -28,7 +28,7 @@ STAGE = "formulas"
 UNKNOWN = "no type of {} species is known, or they are more than {}; give the formula"
 
 
-def needed(problem: Problem, left: float) -> bool:
+def needed(problem: Problem, fits: Sequence[Fit]) -> bool:
     """Whether the formula is not known."""
     return not problem.formula
 

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xrdkit.evidence import left_by
 from xrdkit.generators.flow import Task, candidates, tasks_of
 from xrdkit.generators.templates import numbered
 from xrdkit.library import expected_volume
@@ -31,7 +32,7 @@ from xrdkit.nanocrystal import POINTS, Q_MAX, nano_curve_of, nano_curves
 from xrdkit.phases import without_phases
 from xrdkit.problem import SIZES, SWOLLEN, whole
 from xrdkit.q_profile import NotLearned
-from xrdkit.types import Candidate, Crystals, Problem, Progress
+from xrdkit.types import Candidate, Crystals, Fit, Problem, Progress
 
 UNEXPLAINED = 0.1  # residual above which the space is searched
 STARTS, KEPT = 300, 10  # points that are tried, structures that are put up
@@ -42,9 +43,11 @@ STAGE = "latent_search"
 FRACTIONS = "a formula with fractions has no ordered cell; ask templates, or round it"
 
 
-def needed(problem: Problem, left: float) -> bool:
+def needed(problem: Problem, fits: Sequence[Fit]) -> bool:
     """Whether others found nothing, or of nanocrystals what leaves something."""
-    return left >= 1 or (problem.pattern.size is not None and left > UNEXPLAINED)
+    if not fits:
+        return True
+    return problem.pattern.size is not None and left_by(fits, problem) > UNEXPLAINED
 
 
 def propose(

@@ -7,7 +7,7 @@ symmetry tells apart, on the parent cell and its supercells.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from math import isclose
@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 
 from xrdkit.crystal import U_ISO, one_crystal, places, standard_cell, symmetry_of
+from xrdkit.evidence import left_by
 from xrdkit.generators.assign import ANIONS, Filling, fillings
 from xrdkit.generators.derivative import inside, orderings, supercells
 from xrdkit.generators.merges import WHOLE, merges, unlike
@@ -42,7 +43,7 @@ from xrdkit.refine.grid import Grid, make_grid
 from xrdkit.refine.known import with_phases
 from xrdkit.refine.least_squares import Stage, state
 from xrdkit.scattering import half_spheres
-from xrdkit.types import Candidate, Problem, Progress
+from xrdkit.types import Candidate, Fit, Problem, Progress
 
 PARENTS, ALIKE, DECORATED = 30, 2, 10  # parents refined; of one type and filling; decorated
 UNEXPLAINED = 0.05  # residual above which parents are tried
@@ -337,13 +338,13 @@ def mixed_candidates(problem: Problem, parent: Parent) -> list[Candidate]:
     ]
 
 
-def needed(problem: Problem, left: float) -> bool:
+def needed(problem: Problem, fits: Sequence[Fit]) -> bool:
     """Whether known types leave something, or elements whose order may not be seen."""
     alike = [
         abs(a - b) <= TWINS and (a in ANIONS) == (b in ANIONS)
         for a, b in combinations(by_number(problem.formula), 2)
     ]
-    return left > UNEXPLAINED or any(alike)
+    return left_by(fits, problem) > UNEXPLAINED or any(alike)
 
 
 def propose(
