@@ -412,6 +412,21 @@ def test_the_cell_goes_first_then_the_atoms_which_are_set_back_three_times(gener
     assert np.allclose(noting.asked, [(k / 20, 1) for k in range(20)] + looks, atol=1e-6)
 
 
+def test_a_diffusion_takes_the_same_way_and_one_step_is_enough(generator):
+    noting, numbers = Noting(TRUTH[:1], CELLS[:1]), torch.tensor([[11, 17]])
+    seen = noting.encoder(torch.zeros(1, 2, 1024))
+    list(flow.sample(noting, numbers, seen, generator, steps=50))
+    asked, noting.asked = noting.asked, []
+    states = list(diffusion.sample(noting, numbers, seen, generator, steps=50))
+    assert np.allclose(noting.asked, asked)
+    assert all(torch.equal(state.frac, states[0].frac) for state in states[:9])
+    assert torch.equal(states[-1].cell, states[8].cell)
+    for method in (flow, diffusion):
+        *_, last = method.sample(noting, numbers, seen, generator, steps=1)
+        assert last.time == 1
+        torch.testing.assert_close(last.cell, CELLS[:1], atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize(("first", "then", "left"), [(40, 2, 1), (30, 1, 1), (5, 100, 90)])
 def test_a_path_whose_steps_are_changed_ends(generator, first, then, left):
     exact, numbers = Exact(TRUTH[:1], CELLS[:1]), torch.tensor([[11, 17]]).repeat(3, 1)
@@ -517,11 +532,13 @@ def test_the_score_is_the_derivative_of_the_wrapped_normal_density():
         torch.testing.assert_close(scale[0], found, atol=1e-2, rtol=0.02)
 
 
-def test_diffusion_samples_of_the_exact_score_are_the_small_set(generator):
+@pytest.mark.parametrize("correction", [0.0, 1e-5])
+def test_diffusion_samples_of_the_exact_score_are_the_small_set(generator, correction):
     count = 240
     numbers = torch.tensor([[11, 17]]).repeat(count, 1)
     exact, seen = ExactScore(TRUTH, CELLS), seen_of(count, generator)
-    *_, last = diffusion.sample(exact, numbers, seen, generator, steps=100)
+    settings = {"steps": 100, "correction": correction}
+    *_, last = diffusion.sample(exact, numbers, seen, generator, **settings)
     apart = last.frac[:, 1] - last.frac[:, 0]
     best, which = flow.wrapped(apart[:, None] - TRUTH).abs().amax(-1).min(1)
     assert (best < 1e-3).float().mean() > 0.97
@@ -544,8 +561,8 @@ def test_diffusion_learns_from_every_weight_and_refuses_steps(generator):
     diffusion.loss(net, batch, generator, settings=settings).loss.backward()
     for name, weight in net.named_parameters():
         assert name == IDLE or weight.grad.abs().max() > 0, name
-    with pytest.raises(ValueError, match=r"1 steps .* give 2–10,000 steps"):
-        next(diffusion.sample(net, numbers, seen_of(4, generator), generator, steps=1))
+    with pytest.raises(ValueError, match=r"0 steps .* give 1–10,000 steps"):
+        next(diffusion.sample(net, numbers, seen_of(4, generator), generator, steps=0))
 
 
 # files

@@ -196,12 +196,12 @@ class State:
     cell: Float[Tensor, "crystals 6"]
 
 
-def check_path(steps: int, known: float, least: int = 1) -> None:
+def check_path(steps: int, known: float) -> None:
     """Refuse numbers of steps, and trust in a cell, that make no path."""
-    if not least <= steps <= MOST_STEPS or not 0 <= known <= 1:
+    if not 1 <= steps <= MOST_STEPS or not 0 <= known <= 1:
         raise ValueError(
             f"{steps} steps with a cell known to {known:g}; "
-            f"give {least}–{MOST_STEPS:,} steps and 0–1"
+            f"give 1–{MOST_STEPS:,} steps and 0–1"
         )
 
 
