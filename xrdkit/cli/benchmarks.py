@@ -12,8 +12,9 @@ from xrdkit.cli.network_benchmarks import (
 from xrdkit.cli.words import SOURCES, positive, shard
 
 
-def add_jobs(jobs: Any) -> None:
+def add_options(sub: argparse.ArgumentParser) -> None:
     """The subcommands of ``xrdkit benchmark``."""
+    jobs = sub.add_subparsers(dest="job", required=True, metavar="JOB")
     add_mp20(jobs.add_parser("mp20", help="simulated patterns of table entries"))
     add_measured(jobs.add_parser("measured", help="measured patterns with references"))
     add_impurity(jobs.add_parser("impurity", help="a foreign phase in the sample"))

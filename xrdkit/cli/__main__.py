@@ -1,8 +1,0 @@
-"""``python -m xrdkit.cli``."""
-
-import sys
-
-from xrdkit.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main())
