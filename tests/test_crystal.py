@@ -240,6 +240,13 @@ def test_disordered_sites_come_back_with_their_occupancies():
     assert back[1].specie.symbol == "O"
 
 
+def test_whole_atoms_on_one_place_have_sites_of_their_own():
+    overlap = Structure(Lattice.cubic(4), ["Na", "Na", "Cl"], [[0, 0, 0]] * 2 + [[0.5] * 3])
+    back = to_structure(from_structures([overlap]))
+    assert back.composition == overlap.composition
+    assert len(back) == 3
+
+
 def test_displacement_parameters_of_sites_are_kept():
     given = [0.01] * 4 + [0.02] * 4
     structure = STRUCTURES["NaCl"].copy(site_properties={"u_iso": given})

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,14 +59,35 @@ def test_every_entry_is_drawn_for_and_a_stopped_run_goes_on_the_same(
     assert found[0] == found[1]
 
 
-def test_shards_share_the_entries_that_are_drawn_at_random(table, weights, tmp_path):
+def test_shards_share_the_entries_that_are_drawn_at_random(
+    table, weights, tmp_path, capsys
+):
     parts = [
         drawn(table, weights, tmp_path / f"{i}.json", n=4, shard=(i, 2), steps=2)
         for i in (1, 2)
     ]
     assert len({row["id"] for part in parts for row in part}) == 4
+    assert (
+        main(["benchmark", "summary", *(str(tmp_path / f"{i}.json") for i in (1, 2))]) == 0
+    )
+    assert "of 4" in capsys.readouterr().out
     with pytest.raises(ValueError, match="another file or the same settings"):
         drawn(table, weights, tmp_path / "1.json", n=4, shard=(1, 2), steps=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "said"),
+    [
+        ("judgement", '{"id": "a"}', "is of benchmark judgement, whose command prints"),
+        ("generation", "", "holds no entry yet; go on with its benchmark"),
+    ],
+)
+def test_a_file_that_cannot_be_counted_says_why(tmp_path, capsys, kind, row, said):
+    file = tmp_path / "r.json"
+    header = json.dumps({"xrdkit_benchmark": 1, "settings": {"benchmark": kind}})
+    file.write_text(f"{header}\n{row}\n" if row else f"{header}\n")
+    assert main(["benchmark", "summary", str(file)]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_crystal_answers_itself_and_no_other(table):
@@ -73,6 +95,8 @@ def test_a_crystal_answers_itself_and_no_other(table):
     one = taken(data, torch.tensor([2, 3]))
     own = [one.crystals.select(torch.tensor([i])) for i in (0, 1)]
     assert [row[0] for row in compared(one, own)] == pytest.approx([0, 0], abs=1e-4)
+    fallen = [replace(c, frac=torch.zeros_like(c.frac)) for c in own]  # all on one place
+    assert [row[0] for row in compared(one, fallen)] == [None, None]
     assert compared(one, own[::-1]) == [[None], [None]]
     assert normalised_rmse(STRUCTURES["TiO2"], STRUCTURES["CaTiO3"]) is None
 

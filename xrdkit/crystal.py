@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from spglib import SpglibDataset
 
 U_ISO = 0.006  # Å², a usual value for inorganic solids at room temperature
+FULL = 1.001  # of a site: what rounding of shares may give
 
 
 @dataclass(frozen=True)
@@ -93,25 +94,32 @@ def one_crystal(
 
 
 def to_structure(crystals: Crystals, index: int = 0) -> "Structure":
-    """One crystal of a batch as a pymatgen Structure; species on one place share a site."""
+    """One crystal of a batch as a pymatgen Structure; species on one place share a site.
+
+    As far as it holds them: whole atoms on one place, as a flow may draw them, have sites
+    of their own.
+    """
     from pymatgen.core import Element, Structure
 
     rows = torch.nonzero(crystals.owner == index).flatten()
     sites: dict[tuple, dict] = {}
     for row in rows.tolist():
         place = tuple(np.round(crystals.frac[row].tolist(), 6))
-        species = sites.setdefault(place, {})
         element = Element.from_Z(int(crystals.numbers[row]))
         occupancy = round(float(crystals.occupancy[row]), 6)
+        held = (sum(sites.get((place, k), {}).values()) for k in range(len(rows)))
+        layer = next(k for k, n in enumerate(held) if not n or n + occupancy < FULL)
+        species = sites.setdefault((place, layer), {})
         species[element] = species.get(element, 0) + occupancy
     species = [_full_at_most(shares) for shares in sites.values()]
-    return Structure(crystals.lattice[index].double().numpy(), species, list(sites))
+    at = [place for place, _ in sites]
+    return Structure(crystals.lattice[index].double().numpy(), species, at)
 
 
 def _full_at_most(species: "dict[Element, float]") -> "dict[Element, float]":
     """Shares of a site without what rounding puts above one (0.1 % and more is left)."""
     total = sum(species.values())
-    return {e: n / total for e, n in species.items()} if 1 < total < 1.001 else species
+    return {e: n / total for e, n in species.items()} if 1 < total < FULL else species
 
 
 def read_cif(path: str) -> "Structure":

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from xrdkit.cli.network_benchmarks import (
+    SHOWN,
     add_density,
     add_generation,
     add_nanocrystals,
@@ -346,13 +347,24 @@ def run_judgement(args: argparse.Namespace) -> None:
 
 def show(files: list[str]) -> None:
     """Print the counts of result files; of measured patterns every outcome too."""
-    from xrdkit.benchmark import outcomes, summary, summary_text
+    from xrdkit.benchmark import outcomes, results, summary, summary_text
     from xrdkit.report import text_table
 
-    counted = summary(files)
-    if counted["settings"]["benchmark"] == "measured":
+    headers, rows = results.read(files)
+    kind = headers[0]["settings"]["benchmark"]
+    if not rows:
+        raise ValueError(f"{files[0]} holds no entry yet; go on with its benchmark")
+    if kind in SHOWN:
+        return SHOWN[kind](rows)
+    if kind not in ("mp20", "measured"):
+        raise ValueError(
+            f"{files[0]} is of benchmark {kind.split()[0]}, whose command prints its table "
+            "when it is given again; summary counts mp20, measured, "
+            f"{', '.join(SHOWN)}"
+        )
+    if kind == "measured":
         print(text_table(outcomes(files)), end="\n\n")
-    print(summary_text(counted))
+    print(summary_text(summary(files)))
 
 
 def show_numbers(found: dict[str, float | int]) -> None:

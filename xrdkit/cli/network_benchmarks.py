@@ -45,10 +45,7 @@ def add_generation(sub: argparse.ArgumentParser) -> None:
 
 def run_generation(args: argparse.Namespace) -> None:
     """Run or go on with it, then print match rates and seconds for a structure."""
-    from statistics import fmean
-
-    from xrdkit.benchmark.generation import generation, generation_counts
-    from xrdkit.report import text_table
+    from xrdkit.benchmark.generation import generation
 
     rows = generation(
         args.structures,
@@ -60,6 +57,16 @@ def run_generation(args: argparse.Namespace) -> None:
         device=args.device,
         **rows_asked(args),
     )
+    show_generation(rows)
+
+
+def show_generation(rows: list[dict]) -> None:
+    """Print match rates and seconds for a structure."""
+    from statistics import fmean
+
+    from xrdkit.benchmark.generation import generation_counts
+    from xrdkit.report import text_table
+
     print(text_table(generation_counts(rows)))
     print(f"\n{fmean(row['seconds'] for row in rows):.4f} s for a structure")
 
@@ -110,10 +117,7 @@ def add_nanocrystals(sub: argparse.ArgumentParser) -> None:
 
 def run_nanocrystals(args: argparse.Namespace) -> None:
     """Run or go on with it, then print PXRDnet's R² and seconds for an entry."""
-    from statistics import median
-
-    from xrdkit.benchmark.nanocrystals import nanocrystal_counts, nanocrystals
-    from xrdkit.report import text_table
+    from xrdkit.benchmark.nanocrystals import nanocrystals
 
     rows = nanocrystals(
         args.structures,
@@ -123,6 +127,16 @@ def run_nanocrystals(args: argparse.Namespace) -> None:
         starts=args.starts,
         **rows_asked(args),
     )
+    show_nanocrystals(rows)
+
+
+def show_nanocrystals(rows: list[dict]) -> None:
+    """Print PXRDnet's R² and seconds for an entry."""
+    from statistics import median
+
+    from xrdkit.benchmark.nanocrystals import nanocrystal_counts
+    from xrdkit.report import text_table
+
     print(text_table(nanocrystal_counts(rows)))
     print(f"\n{median(row['seconds'] for row in rows):.1f} s for an entry (median)")
 
@@ -149,8 +163,7 @@ def add_density(sub: argparse.ArgumentParser) -> None:
 
 def run_density(args: argparse.Namespace) -> None:
     """Run or go on with it, then print SSIM, PSNR and how many are recovered."""
-    from xrdkit.benchmark.density import density, density_counts
-    from xrdkit.report import text_table
+    from xrdkit.benchmark.density import density
 
     rows = density(
         args.structures,
@@ -164,4 +177,19 @@ def run_density(args: argparse.Namespace) -> None:
         device=args.device,
         **rows_asked(args),
     )
+    show_density(rows)
+
+
+def show_density(rows: list[dict]) -> None:
+    """Print SSIM, PSNR and how many structures are recovered."""
+    from xrdkit.benchmark.density import density_counts
+    from xrdkit.report import text_table
+
     print(text_table(density_counts(rows)))
+
+
+SHOWN = {  # by the name in a file of results
+    "generation": show_generation,
+    "nanocrystals": show_nanocrystals,
+    "density": show_density,
+}
