@@ -21,6 +21,7 @@ from xrdkit.generators.cells import (
     index,
     index_steps,
     marks,
+    unit_volume,
 )
 from xrdkit.indexing.bravais import parameters, same_lattice, standard, superlattices
 from xrdkit.indexing.extinction import extinction_symbols, symbol_of
@@ -302,6 +303,14 @@ def test_cells_join_the_problem_as_proposals():
     assert len(cells) == 3
     assert 0 < sum(weight for _, weight in cells) < 1
     assert cells[0][0][:3] == pytest.approx((3.25, 3.25, 5.207), abs=0.01)
+
+
+def test_cells_are_to_hold_the_contents_or_a_formula_unit_a_whole_number_of_times():
+    known = {"library": load_library(None), "contents": {"Cs": 2.0, "Cl": 2.0}}
+    told = Problem(pattern("CsCl"), {"Cs": 1.0, "Cl": 1.0}, **known)
+    free = replace(told, contents=None)
+    assert unit_volume(free) == formula_volume(told.library, told.formula)
+    assert unit_volume(told) == pytest.approx(2 * unit_volume(free))
 
 
 def test_too_few_lines_for_a_cell_are_warned_of_and_the_problem_stays():

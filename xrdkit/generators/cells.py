@@ -295,13 +295,22 @@ def formula_volume(library: Library, formula: Mapping[str, float | int]) -> floa
     return sum(numbers.values()) * expected_volume(library, numbers)
 
 
+def unit_volume(problem: Problem) -> float:
+    """Volume (Å³) that a primitive cell is to hold a whole number of times.
+
+    That of the contents, else of a formula unit, else of one atom of each element.
+    """
+    held = problem.contents or problem.one_of_each
+    return formula_volume(problem.library, held)
+
+
 def cells_for(problem: Problem, *, count: int = 5) -> Iterator[Progress]:
     """Yield progress; return the problem with ``count`` cells from indexing.
 
     Their weights are their odds, below one. Where a CellNet ships, its cells are judged
     beside those of the search. Too few lines leave the problem as it is, with a warning.
     """
-    unit, pattern = formula_volume(problem.library, problem.one_of_each), problem.pattern
+    unit, pattern = unit_volume(problem), problem.pattern
     atoms, whole = problem.contents or problem.formula, bool(problem.contents)
     proposed = learned_cells(pattern, atoms, contents=whole)
     try:
