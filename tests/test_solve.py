@@ -182,7 +182,7 @@ def test_space_group_given_admits_no_other(solved, few):
     pattern = measured("TiO2", beam("CuKa"))
     solution = solved(pattern, "TiO2", library=few, space_group="P4_2/mnm")
     assert right(solution, "TiO2")
-    assert all("136" in fit.origin for fit in solution.fits)
+    assert all(fit.space_group == 136 for fit in solution.fits)
 
 
 def test_contents_given_admit_no_other(solved, few):

@@ -3,6 +3,7 @@
 problem = pose(...)       check what was given, prepare the pattern; known phases, cells
 for each source:          known types with these elements, orderings of simpler parents, ...
     pass it by            where the pattern is explained well enough already
+    cells                 from indexing, for those that draw in cells
     fits = refine         its candidates and the best so far, all at once
 raised                    higher symmetry that the best nearly have, refined beside them
 solution = rank           one score, duplicates merged, confidence
@@ -21,7 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from xrdkit.evidence import left_by
-from xrdkit.generators.asked import NO_FORMULA, Needed, asked_of
+from xrdkit.generators.asked import NO_FORMULA, Asked, asked_of
 from xrdkit.generators.cells import cells_for
 from xrdkit.library import Library
 from xrdkit.models.weights import Weights
@@ -110,7 +111,7 @@ def solve_steps(
 def pipeline(
     pattern: Pattern,
     problem: Problem,
-    asked: list[tuple[Source, Needed]],
+    asked: list[Asked],
     settings: dict[str, Any],
     *,
     device: torch.device,
@@ -140,7 +141,7 @@ def pipeline(
 
 def search(
     problem: Problem,
-    asked: list[tuple[Source, Needed]],
+    asked: list[Asked],
     generator: torch.Generator,
     device: torch.device,
     lap: Laps,
@@ -148,13 +149,16 @@ def search(
     """Yield the progress of each source in turn, and of refinement; return all fits.
 
     Also what sources that gave nothing said last. The radiation and slits that a good fit
-    shows are kept for what comes after.
+    shows are kept for what comes after, and cells once indexing has found them.
     """
     fits: list[Fit] = []
     now, why = problem, []
-    for source, needed in asked:
+    for source, needed, indexed in asked:
         if not needed(problem, fits):
             continue
+        if indexed and not now.cells:
+            now = yield from cells_for(now)
+            lap("index")
         steps = source(now, count=POOL, generator=generator, device=device)
         pool, last = yield from heard(steps)
         why += [] if pool or not last else [last]
@@ -162,7 +166,7 @@ def search(
         fits = yield from refined(now, pool, fits, device)
         if fits:
             yield Progress("refine", 1, 1, fits[0], f"residual {fits[0].residual:.3f}")
-        now = seen_with(problem, fits)
+        now = replace(seen_with(problem, fits), cells=now.cells)
         lap("refine")
     higher: list[Candidate] = []
     for fit in fits[:RAISED]:

@@ -40,6 +40,7 @@ NEEDED: dict[str, Needed] = {
 }
 # sources that are trained, and the kind of their weights
 LEARNED = {"flow": "flow", "latent_search": "latent", "density": "density"}
+INDEXED = ("flow", "density")  # sources that draw in cells from indexing too
 ANY_FORMULA = ("formulas", "density")  # sources that need no formula, but elements
 # what solve asks without being told: what is learned where its weights ship
 DEFAULT = tuple(n for n in SOURCES if n not in LEARNED or LEARNED[n] in DEFAULTS)

@@ -3,8 +3,17 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from xrdkit.generators import ANY_FORMULA, DEFAULT, LEARNED, NEEDED, SOURCES, Needed
+from xrdkit.generators import (
+    ANY_FORMULA,
+    DEFAULT,
+    INDEXED,
+    LEARNED,
+    NEEDED,
+    SOURCES,
+    Needed,
+)
 from xrdkit.models.checkpoint import kind_of
 from xrdkit.models.weights import Weights, default, located
 from xrdkit.problem import several
@@ -17,14 +26,22 @@ NO_FORMULA = (
 )
 
 
+class Asked(NamedTuple):
+    """A source, when it is asked, and whether cells are to be proposed to it."""
+
+    source: Source
+    needed: Needed
+    indexed: bool
+
+
 def asked_of(
     sources: str | Source | Sequence[str | Source] | None,
     weights: Weights | None,
     controls: Controls | None,
     *,
     any_formula: bool,
-) -> tuple[tuple[str | Source, ...], list[tuple[Source, Needed]]]:
-    """The sources as they are told of, and each with when it is asked.
+) -> tuple[tuple[str | Source, ...], list[Asked]]:
+    """The sources as they are told of, and each as it is asked.
 
     Without ``sources`` those of ``DEFAULT`` and those that the ``weights`` are of. With
     ``any_formula`` those that need one are left out.
@@ -68,8 +85,8 @@ def weights_of(given: Weights | None) -> dict[str, Path]:
 
 def named(
     source: str | Source, weights: Mapping[str, Path], controls: Controls | None = None
-) -> tuple[Source, Needed]:
-    """The source of this name, or the function itself, and when it is asked.
+) -> Asked:
+    """The source of this name, or the function itself, as it is asked.
 
     What is learned takes its ``weights``, or those that ship; a flow heeds ``controls``.
     """
@@ -78,12 +95,13 @@ def named(
             f"source {source!r} is not known; choose from {', '.join(SOURCES)}"
         )
     if not isinstance(source, str):
-        return source, lambda problem, fits: True
+        return Asked(source, lambda problem, fits: True, False)
+    told = NEEDED[source], source in INDEXED
     if source not in LEARNED:
-        return SOURCES[source], NEEDED[source]
+        return Asked(SOURCES[source], *told)
     own = weights.get(source) or located(default(LEARNED[source]))
     keywords = {"weights": own} | ({"controls": controls} if source == "flow" else {})
-    return partial(SOURCES[source], **keywords), NEEDED[source]
+    return Asked(partial(SOURCES[source], **keywords), *told)
 
 
 def without_formula(sources: tuple) -> tuple:

@@ -19,7 +19,6 @@ from xrdkit.canonical import unimodular
 from xrdkit.cell import lattice_of
 from xrdkit.density import atom_height
 from xrdkit.evidence import left_by
-from xrdkit.generators.cells import cells_for
 from xrdkit.generators.flow import CLOSEST, forms
 from xrdkit.generators.measured_lines import with_measured_lines
 from xrdkit.indexing.bravais import primitive, reduced
@@ -71,8 +70,6 @@ def propose(
     if problem.formula and not whole(problem.formula):
         return []
     model = load_model(weights or default("density"), "density", device)
-    if not problem.cells:
-        problem = yield from cells_for(problem)
     try:
         draws = densities(model, problem, DRAWS, generator)
     except NotLearned as error:

@@ -17,7 +17,6 @@ from jaxtyping import Float, Int
 from xrdkit.cell import lattice_of
 from xrdkit.crystal import one_crystal, standard_cell, symmetry_of
 from xrdkit.evidence import left_by
-from xrdkit.generators.cells import cells_for
 from xrdkit.generators.learned_cells import MOST_ATOMS
 from xrdkit.generators.templates import numbered
 from xrdkit.indexing.bravais import parameters, primitive, reduced
@@ -78,17 +77,15 @@ def propose(
 ) -> Iterator[Progress]:
     """Structures drawn for the pattern, by the weights that ship or by others.
 
-    With a cell that is given, in it and its centred forms; else in cells that indexing
-    proposes, and in cells drawn as well. Where contents are not known, of every number of
-    formula units up to 20 atoms. A formula with fractions gets none. What the network has
-    not learned is said in the progress, and gives none. ``controls`` may be changed while
-    it draws.
+    With a cell that is given, in it and its centred forms; else in cells that are proposed,
+    as ``cells_for`` does, and in cells drawn as well. Where contents are not known, of
+    every number of formula units up to 20 atoms. A formula with fractions gets none. What
+    the network has not learned is said in the progress, and gives none. ``controls`` may be
+    changed while it draws.
     """
     if not whole(problem.formula):
         return []
     model = load_model(weights or default("flow"), "flow", device)
-    if not problem.cells:
-        problem = yield from cells_for(problem)
     found: list[Candidate] = []
     tasks = shared(tasks_of(problem), min(count, DRAWN))
     for i, (task, many) in enumerate(tasks):
