@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import gemmi
 import numpy as np
 import pytest
@@ -245,6 +247,10 @@ def test_whole_atoms_on_one_place_have_sites_of_their_own():
     back = to_structure(from_structures([overlap]))
     assert back.composition == overlap.composition
     assert len(back) == 3
+    over = from_structures([overlap])
+    over = replace(over, occupancy=torch.tensor([0.7, 0.7, 1.0]))  # no whole atoms
+    with pytest.raises(ValueError, match="sum to more than 1"):
+        to_structure(over)
 
 
 def test_displacement_parameters_of_sites_are_kept():

@@ -421,6 +421,10 @@ def test_a_diffusion_takes_the_same_way_and_one_step_is_enough(generator):
     assert np.allclose(noting.asked, asked)
     assert all(torch.equal(state.frac, states[0].frac) for state in states[:9])
     assert torch.equal(states[-1].cell, states[8].cell)
+    noting.asked = []
+    straight = {"legs": flow.STRAIGHT, "correction": diffusion.CORRECTION}
+    list(diffusion.sample(noting, numbers, seen, generator, steps=4, **straight))
+    assert np.allclose(noting.asked, [(k / 4, k / 4) for k in range(4) for _ in "pc"])
     for method in (flow, diffusion):
         *_, last = method.sample(noting, numbers, seen, generator, steps=1)
         assert last.time == 1

@@ -78,8 +78,8 @@ def test_shards_share_the_entries_that_are_drawn_at_random(
 @pytest.mark.parametrize(
     ("kind", "row", "said"),
     [
-        ("judgement", '{"id": "a"}', "is of benchmark judgement, whose command prints"),
-        ("generation", "", "holds no entry yet; go on with its benchmark"),
+        ("judgement", '{"id": "a"}', "is of benchmark judgement, whose own command prints"),
+        ("generation", "", "holds no finished entry yet; let the benchmark run on"),
     ],
 )
 def test_a_file_that_cannot_be_counted_says_why(tmp_path, capsys, kind, row, said):

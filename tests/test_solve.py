@@ -10,9 +10,11 @@ from textbook import STRUCTURES, another_pose, table_of, with_elements
 
 from xrdkit.crystal import from_structures
 from xrdkit.generators import templates
+from xrdkit.generators.asked import Asked
 from xrdkit.library import Library, build
+from xrdkit.problem import pose
 from xrdkit.simulate import pattern_of, realistic
-from xrdkit.solve import run, solve, solve_steps
+from xrdkit.solve import Laps, run, search, solve, solve_steps
 from xrdkit.types import Instrument, Pattern, Progress, Radiation, Solution
 from xrdkit.wavelengths import radiation as beam
 
@@ -176,6 +178,23 @@ def test_bare_wavelength_finds_out_whether_the_doublet_is_there(doublet, name, s
     solution = solved(pattern, "TiO2", library=few)
     assert len(solution.fits[0].radiation.wavelengths) == 1 + doublet
     assert right(solution, "TiO2")
+
+
+def test_cells_are_looked_for_once_and_for_those_alone_that_draw_in_them(few):
+    told = []
+
+    def noting(problem, **settings):
+        told.append(problem.cells)
+        return []
+        yield
+
+    problem = pose(measured("CsCl", beam("CuKa")), "CsCl", library=few)
+    asked = [Asked(noting, lambda *_: True, indexed) for indexed in (True, False, True)]
+    steps = list(search(problem, asked, torch.Generator(), torch.device("cpu"), Laps()))
+    assert told[0] == told[2]
+    assert len(told[0]) > 0
+    assert told[1] == ()
+    assert sum(s.message == "cP" for s in steps if s.stage == "index") == 1
 
 
 def test_space_group_given_admits_no_other(solved, few):

@@ -386,3 +386,5 @@ def test_a_plan_has_the_sizes_that_its_method_learns_best_by(method, usual):
     plan = Plan(method)
     assert (plan.crystals, plan.block) == usual
     assert Plan(method, crystals=5).block == usual[1]
+    with pytest.raises(ValueError, match="block = 0; give 1 or more, or nothing"):
+        Plan(method, block=0)

@@ -1,7 +1,7 @@
 """What speaks for and against a fit: measured on pattern, profile and structure.
 
-``xrdkit.confidence`` makes a probability of it; ``xrdkit.rank`` and ``xrdkit.solve`` ask
-how much a fit leaves.
+``xrdkit.confidence`` makes a probability of it; ranking, sources and the pipeline ask how
+much a fit leaves.
 """
 
 from collections.abc import Sequence

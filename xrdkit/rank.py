@@ -7,6 +7,7 @@ what systematic errors leave in every model, so that a slightly lower residual d
 decide alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ SHORTEST = 0.55  # of the sum of covalent radii
 SYSTEMATIC, FLOOR = 0.5, 0.001  # R0 = SYSTEMATIC · best residual + FLOOR
 OBSERVATIONS = 120  # more points than this are not independent where models are wrong
 SAME = 0.06  # largest difference of normalised distances between duplicates
+JUDGED = 20  # ranked fits by which the trust in the first is judged
 TOLD = 3.0  # difference of log evidence from which two models count as told apart
 
 
@@ -133,6 +135,11 @@ def equivalent(fits: list[Fit]) -> tuple[tuple[int, ...], ...]:
         else:
             classes.append([i])
     return tuple(tuple(c) for c in classes)
+
+
+def trusted(problem: Problem, fits: Sequence[Fit]) -> bool:
+    """Whether the first of the best of these fits is called confident."""
+    return rank(problem, list(fits), JUDGED).verdict == "confident"
 
 
 def found_out(problem: Problem, best: list[Fit]) -> tuple[str, ...]:

@@ -149,24 +149,28 @@ def search(
     """Yield the progress of each source in turn, and of refinement; return all fits.
 
     Also what sources that gave nothing said last. The radiation and slits that a good fit
-    shows are kept for what comes after, and cells once indexing has found them.
+    shows are kept for what comes after; cells are looked for once, for those that draw in
+    them.
     """
     fits: list[Fit] = []
-    now, why = problem, []
+    now, why, cells = problem, [], None
     for source, needed, indexed in asked:
         if not needed(problem, fits):
             continue
-        if indexed and not now.cells:
-            now = yield from cells_for(now)
+        told = now
+        if indexed:
+            if cells is None:
+                cells = now.cells or (yield from cells_for(now)).cells
+            told = replace(now, cells=cells)
             lap("index")
-        steps = source(now, count=POOL, generator=generator, device=device)
+        steps = source(told, count=POOL, generator=generator, device=device)
         pool, last = yield from heard(steps)
         why += [] if pool or not last else [last]
         lap("propose")
         fits = yield from refined(now, pool, fits, device)
         if fits:
             yield Progress("refine", 1, 1, fits[0], f"residual {fits[0].residual:.3f}")
-        now = replace(seen_with(problem, fits), cells=now.cells)
+        now = seen_with(problem, fits)
         lap("refine")
     higher: list[Candidate] = []
     for fit in fits[:RAISED]:

@@ -352,15 +352,13 @@ def show(files: list[str]) -> None:
 
     headers, rows = results.read(files)
     kind = headers[0]["settings"]["benchmark"]
-    if not rows:
-        raise ValueError(f"{files[0]} holds no entry yet; go on with its benchmark")
-    if kind in SHOWN:
-        return SHOWN[kind](rows)
-    if kind not in ("mp20", "measured"):
+    if rows and kind in SHOWN:
+        SHOWN[kind](rows)
+        return
+    if rows and "fits" not in rows[0]:
         raise ValueError(
-            f"{files[0]} is of benchmark {kind.split()[0]}, whose command prints its table "
-            "when it is given again; summary counts mp20, measured, "
-            f"{', '.join(SHOWN)}"
+            f"{files[0]} is of benchmark {kind.split()[0]}, whose own command prints its "
+            f"table; summary counts mp20, measured, impurity, {', '.join(SHOWN)}"
         )
     if kind == "measured":
         print(text_table(outcomes(files)), end="\n\n")

@@ -57,10 +57,8 @@ def add_method(sub: argparse.ArgumentParser, method: str) -> None:
         "--decay", type=part, default=0.2, help="share of epochs with a falling rate"
     )
     usual = "(default: what the method learns best by)"
-    sub.add_argument(
-        "--crystals", type=positive, default=0, help=f"of a step, at least {usual}"
-    )
-    sub.add_argument("--block", type=positive, default=0, help=f"at once, at most {usual}")
+    sub.add_argument("--crystals", type=positive, help=f"of a step, at least {usual}")
+    sub.add_argument("--block", type=positive, help=f"of a dense block, at most {usual}")
     sub.add_argument("--rate", type=part, default=1e-3, help="of learning, at most")
     if method == "latent":  # it encodes crystals
         sub.set_defaults(encoder=None)

@@ -119,10 +119,10 @@ def index_steps(
 ) -> Iterator[Progress]:
     """Yield progress lattice by lattice; return the ``count`` best cells.
 
-    ``volume`` (Å³) is that of a formula unit where the formula is known: primitive cells
-    near a multiple of it are preferred. ``systems`` are first letters of Bravais symbols.
-    ``proposed`` are rough primitive cells (Å, °), as ``learned_cells`` gives them, which
-    are refined and judged beside those that are found.
+    ``volume`` (Å³) is that of a formula unit, or of the contents, where they are known:
+    primitive cells near a multiple of it are preferred. ``systems`` are first letters of
+    Bravais symbols. ``proposed`` are rough primitive cells (Å, °), as ``learned_cells``
+    gives them, which are refined and judged beside those that are found.
     """
     lines, started = observed_lines(pattern), time.monotonic()
     wanted = _wanted(lines, systems)

@@ -50,7 +50,9 @@ class Maxima(NamedTuple):
 
 
 def needed(problem: Problem, fits: Sequence[Fit]) -> bool:
-    """Whether other sources leave something."""
+    """Whether other sources leave something, of a formula of whole numbers or none."""
+    if problem.formula and not whole(problem.formula):
+        return False
     return left_by(fits, problem) > UNEXPLAINED
 
 

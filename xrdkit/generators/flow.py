@@ -29,13 +29,12 @@ from xrdkit.models.weights import default, load_model
 from xrdkit.phases import without_phases
 from xrdkit.problem import whole
 from xrdkit.q_profile import NotLearned
-from xrdkit.rank import rank
+from xrdkit.rank import trusted
 from xrdkit.refine.symmetry import TOLERANCES, same_formula
 from xrdkit.space_group import CENTRING
 from xrdkit.types import Candidate, Controls, Crystals, Fit, Problem, Progress
 
 UNEXPLAINED = 0.1  # residual above which structures are drawn
-RIVALS = 20  # ranked fits by which the trust in the first is judged
 DRAWN, STEPS = 120, 50  # samples, in all, and steps to each
 FREE = 0.3  # weight of samples with cells of their own beside those in proposed cells
 ROOM = 1.4  # factor that the volume of a known cell may be off the expected one
@@ -61,9 +60,9 @@ def needed(problem: Problem, fits: Sequence[Fit]) -> bool:
 
     Structures of lower symmetry than the right one may mimic its pattern.
     """
-    if left_by(fits, problem) > UNEXPLAINED:
-        return True
-    return rank(problem, list(fits), RIVALS).verdict != "confident"
+    if not whole(problem.formula):
+        return False
+    return left_by(fits, problem) > UNEXPLAINED or not trusted(problem, fits)
 
 
 def propose(

@@ -20,11 +20,12 @@ from torch.nn import functional
 from xrdkit.models.encoder import Seen
 from xrdkit.models.flow import (
     BLIND,
+    LEGS,
+    Legs,
     Loss,
     State,
     cell_of_metric,
     check_path,
-    onward,
     schedule,
     times,
     wrapped,
@@ -33,6 +34,7 @@ from xrdkit.models.lattice import decoded, encoded, metric_of
 from xrdkit.types import Batch
 
 LEAST, MOST = 0.005, 0.5  # σ of the coordinates
+CORRECTION = 1e-5  # step of the corrector at the least σ, as DiffCSP's step_lr on MP-20
 IMAGES = 3  # on either side, of the wrapped normal distribution
 
 
@@ -135,13 +137,15 @@ def sample(
     cell: Float[Tensor, "crystals 6"] | None = None,
     known: float = 1.0,
     correction: float = 0.0,
+    legs: Legs = LEGS,
 ) -> Iterator[State]:
     """Crystals of these atoms for these patterns, step by step; the last is the answer.
 
-    Ancestral steps on the schedule of ``flow.sample``: the cell first, then the atoms, to
-    which noise is added again three times. ``seen``, ``cell`` and ``known`` as there. With
-    a ``correction``, the step of a Langevin corrector at the least σ (it grows with σ²),
-    each step asks the network twice, as DiffCSP and XtalNet do (10⁻⁵, 1,000 steps).
+    Ancestral steps on the schedule of ``flow.sample`` (``legs``): the cell first, then the
+    atoms, to which noise is added again three times. ``seen``, ``cell`` and ``known`` as
+    there. With a ``correction``, the step of a Langevin corrector at the least σ (it grows
+    with σ²), each step asks the network twice, as DiffCSP and XtalNet do in 1,000
+    ``STRAIGHT`` steps.
     """
     check_path(steps, known)
     device = numbers.device
@@ -157,9 +161,9 @@ def sample(
         share = signal(torch.tensor(known)) if known < 1 else torch.tensor(1.0)
         y = share * encoded(cell, atoms) + (1 - share**2).sqrt() * y
     yield State(0.0, x, decoded(y, atoms))
-    for step in schedule(lambda: steps, begin):
+    for step in schedule(lambda: steps, begin, legs):
         time = x.new_tensor([[step.t, step.s]]).expand(crystals, 2)
-        now, then = torch.tensor([step.t, onward(step.t, step.left)])
+        now, then = torch.tensor([step.t, step.t_then])
         sigma, less = spread(now), spread(then) * (then < 1)  # at last none
         scale = score_scale(sigma)
         if step.back:
@@ -175,8 +179,7 @@ def sample(
             wide = less * (1 - (less / sigma) ** 2).sqrt() * _centred(noise(*x.shape))
             x = torch.remainder(x + (sigma**2 - less**2) * out.atoms * scale + wide, 1)
         if step.s < 1:
-            after = onward(step.s, step.left)
-            y = _ancestral(y, out.cell, step.s, after, noise(*y.shape))
+            y = _ancestral(y, out.cell, step.s, step.s_then, noise(*y.shape))
         yield State(step.done, x, decoded(y, atoms))
 
 
@@ -193,8 +196,8 @@ def _ancestral(
     noise: Float[Tensor, "crystals 6"],
 ) -> Float[Tensor, "crystals 6"]:
     """One step of DDPM's posterior, q(y at new | y at old, clean), of the cell."""
-    if new >= 1 or new == old:
-        return clean if new >= 1 else y
+    if new >= 1:
+        return clean
     before, after = (signal(torch.tensor(time)) ** 2 for time in (old, new))
     kept = before / after
     mean = after.sqrt() * (1 - kept) * clean + kept.sqrt() * (1 - after) * y

@@ -29,8 +29,10 @@ KNOWN, JOINT = 0.4, 0.45  # shares of crystals with their cell known, or noisy a
 BLIND = 0.05  # share of patterns hidden in training, for guidance
 SLOPE = 10.0  # of the anti-annealing
 AGAIN = 0.3  # time to which atoms are set back
-LEGS = (None, 0.16), (0.0, 0.4), (AGAIN, 0.6), (AGAIN, 0.8), (AGAIN, 1.0)
+Legs = tuple[tuple[float | None, float], ...]
 # of sampling: the cell (None) or atoms from a time on, and the share of steps at its end
+LEGS: Legs = (None, 0.16), (0.0, 0.4), (AGAIN, 0.6), (AGAIN, 0.8), (AGAIN, 1.0)
+STRAIGHT: Legs = ((0.0, 1.0),)  # cell and atoms together, once
 ROUNDING = 1e-6  # of a way of length one
 MOST_STEPS = 10_000
 
@@ -239,14 +241,14 @@ def sample(
     if cell is not None:
         y, begin = (1 - known) * y + known * encoded(cell, atoms), known
     yield State(0.0, x, decoded(y, atoms))
-    for step in schedule(lambda: controls.steps or steps, begin):
+    for step in schedule(lambda: controls.steps or steps, begin, LEGS):
         if step.back:
             x = set_back(x, numbers, step.t, generator)
         time = x.new_tensor([[step.t, step.s]]).expand(crystals, 2)
         out = guided(model, (numbers, x, y, time), seen, blind, controls.guidance)
         if step.s < 1:
             y = y + (out.cell - y) / step.left
-        if step.atoms:  # x + (1 - t) u is where they go
+        if step.atoms:  # x + (1 - t) u is where they are headed for
             share = min((1 + slope * step.t) / step.left, 1)
             x = torch.remainder(x + share * (1 - step.t) * SPEED * out.atoms, 1)
         yield State(step.done, x, decoded(y, atoms))
@@ -257,27 +259,29 @@ class Step(NamedTuple):
 
     t: float
     s: float
+    t_then: float  # the times after it
+    s_then: float
     left: int  # steps to the end of this way, with this one
     atoms: bool  # whether they move; the cell does until it is known
     back: bool  # whether they are set back to t before
     done: float  # share of all steps after this one
 
 
-def schedule(pace: Callable[[], int], known: float) -> Iterator[Step]:
-    """The steps of ``LEGS``; before each it is asked of how many a whole path is to be."""
+def schedule(pace: Callable[[], int], known: float, legs: Legs) -> Iterator[Step]:
+    """The steps of a path; before each, ``pace`` says of how many a whole one is to be."""
     done, s = 0.0, known
-    for begin, end in LEGS:
-        t, first = begin or 0.0, True
-        while (s if begin is None else t) < 1:
+    for begin, end in legs:
+        t, first, atoms = begin or 0.0, True, begin is not None
+        while (t if atoms else s) < 1:
+            whole = pace()
             kept = not first or begin == 0 or (end == 1 and done < 1)
-            left = max(round((end - done) * pace()), int(kept))
+            left = max(round((end - done) * whole), int(kept))
             if not left:
                 break
-            done = done + 1 / pace()
-            done = 1.0 if done > 1 - ROUNDING else done
-            yield Step(t, s, left, begin is not None, first and t > 0, done)
-            s, first = onward(s, left), False
-            t = t if begin is None else onward(t, left)
+            done = 1.0 if done + 1 / whole > 1 - ROUNDING else done + 1 / whole
+            then = (onward(t, left) if atoms else t, onward(s, left))
+            yield Step(t, s, *then, left, atoms, first and t > 0, done)
+            (t, s), first = then, False
 
 
 def onward(time: float, left: int) -> float:

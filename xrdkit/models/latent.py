@@ -25,7 +25,7 @@ from xrdkit.models import diffusion
 from xrdkit.models.crystal_net import ELEMENTS, CrystalNet, Output, Size
 from xrdkit.models.diffusion import in_setting, noisy
 from xrdkit.models.encoder import Seen
-from xrdkit.models.flow import State
+from xrdkit.models.flow import STRAIGHT, State
 from xrdkit.models.lattice import decoded, encoded
 from xrdkit.models.regressor import LATENT, Regressor
 from xrdkit.nanocrystal import broadened, nano_grid, normalised, shown
@@ -241,4 +241,5 @@ def sample(
         seen = model.seen(z)
         if cell is None:
             cell = decoded(model.cell(z).float(), numbers.shape[1])
-    yield from diffusion.sample(model, numbers, seen, generator, steps=steps, cell=cell)
+    levels = {"steps": steps, "correction": diffusion.CORRECTION, "legs": STRAIGHT}
+    yield from diffusion.sample(model, numbers, seen, generator, cell=cell, **levels)

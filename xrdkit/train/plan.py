@@ -37,8 +37,8 @@ class Plan:
     decay: float = 0.2  # share of the epochs over which the rate falls to zero
     rate: float = 1e-3
     warm_up: int = 300  # steps
-    crystals: int = 0  # of a step, at least
-    block: int = 0  # crystals of a dense block at most
+    crystals: int | None = None  # of a step, at least
+    block: int | None = None  # crystals of a dense block at most
     edges: int = 12_800  # pairs of atoms in a dense block at most
     average: float = 0.999  # of the averaged weights, per step
     clip: float = 1.0  # norm of the gradient
@@ -60,7 +60,10 @@ class Plan:
             raise ValueError(f"seed {self.seed} is not one of 0–{SEEDS - 1}; give another")
         usual = STEP.get(self.method, USUAL)
         for name, own in zip(("crystals", "block"), usual, strict=True):
-            object.__setattr__(self, name, getattr(self, name) or own)
+            given = getattr(self, name)
+            object.__setattr__(self, name, own if given is None else given)
+            if given is not None and given < 1:
+                raise ValueError(f"{name} = {given}; give 1 or more, or nothing")
 
     def factor(self, step: int, epoch: float | int) -> float:
         """The rate relative to ``rate``: warm-up, constant, decay at the end."""
