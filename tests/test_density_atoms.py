@@ -10,7 +10,7 @@ from textbook import STRUCTURES, table_of
 
 from xrdkit.canonical import canonical
 from xrdkit.cli import main
-from xrdkit.crystal import from_structures, one_crystal, to_structure
+from xrdkit.crystal import from_structures, one_crystal, read_cif, to_structure
 from xrdkit.density import DensityGrid, on_grid
 from xrdkit.generators.density_atoms import (
     candidates,
@@ -287,4 +287,6 @@ def test_learned_crystals_are_solved_from_their_elements(tmp_path, capsys):
     line += ["O", "--sources", "density", "--weights", weights, "--quiet"]
     line += ["-o", tmp_path / "out"]
     assert main([str(word) for word in line]) == 0
-    assert "1  Pm-3m (221)  Sr 1a" in capsys.readouterr().out
+    assert "1  Pm-3m (221)  Sr 1" in capsys.readouterr().out
+    first = read_cif(str(tmp_path / "out" / "unknown_01.cif"))
+    assert strict_match(STRUCTURES["SrTiO3"], first)

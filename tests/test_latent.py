@@ -544,7 +544,7 @@ def test_a_space_that_knows_few_crystals_solves_their_patterns(data, tmp_path, m
     many = taken(data, torch.arange(len(data)).repeat(16))
     size = Size(atom=64, edge=32, layers=2, waves=8, pattern=64, heads=2, attention=16)
     plan = Plan("latent", epochs=300, rate=4e-3, warm_up=20, average=0.98, decay=0.5,
-                strain=0.0, swaps=0.0)  # fmt: skip
+                crystals=192, block=64, strain=0.0, swaps=0.0)  # fmt: skip
     for _ in train(many, tmp_path, plan=plan, size=size):
         pass
     weights = tmp_path / WEIGHTS

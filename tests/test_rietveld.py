@@ -31,6 +31,7 @@ from xrdkit.refine.rietveld.geometry import (
 from xrdkit.refine.rietveld.least_squares import covariance, minimise, narrowest, state_of
 from xrdkit.refine.rietveld.metric import inverse_d_squared, volume, volume_derivatives
 from xrdkit.refine.rietveld.model import capillary, evaluate, same_lines
+from xrdkit.refine.rietveld.orientation import distinct_axes
 from xrdkit.refine.rietveld.outcome import Outcome
 from xrdkit.refine.rietveld.restraints import Apart, pulls
 from xrdkit.refine.rietveld.results import berar_lelann
@@ -583,6 +584,15 @@ def test_atoms_that_the_pattern_does_not_see_stay_near_where_they_were():
     assert any(w.startswith("H1: hardly seen by the pattern") for w in fit.warnings)
     assert abs(fit.values["x:H1"] - value) * 5.5 * 3**0.5 < 0.2
     assert fit.table["x:H1"].esd * 5.5 < 0.11
+
+
+def test_texture_axes_that_symmetry_repeats_are_tried_once():
+    tetragonal, trigonal = (
+        distinct_axes(model(make())[0].units[0].rotations) for make in (rutile, quartz)
+    )
+    assert tetragonal == [(0, 0, 1), (1, 0, 0), (1, 1, 0), (1, 0, 1), (1, 1, 1)]
+    assert (0, 1, 0) not in trigonal
+    assert distinct_axes(-np.eye(3, dtype=int)[None]) == list(AXES)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 import torch
 
@@ -161,35 +162,17 @@ def density_rates(
 
 
 def matches(
-    model: PatternNet,
-    data: Packed,
-    *,
-    known: bool,
-    method: str = "flow",
-    samples: int = 1,
-    steps: int = SAMPLING,
-    seed: int = 0,
-    device: str = "cpu",
+    model: PatternNet, data: Packed, **settings: Any
 ) -> list[list[float | None]] | None:
-    """RMSE of each sample of each entry (None: no literature match), clean patterns.
+    """RMSE of each sample of each entry (None: no literature match), as ``drawn``.
 
-    None where pymatgen is not installed. Cells are the true ones, or unknown.
+    None where pymatgen is not installed.
     """
     try:
         import pymatgen.core  # noqa: F401
     except ImportError:
         return None
-    answers = drawn(
-        model,
-        data,
-        known=known,
-        method=method,
-        samples=samples,
-        steps=steps,
-        seed=seed,
-        device=device,
-    )
-    return compared(data, answers)
+    return compared(data, drawn(model, data, **settings))
 
 
 def compared(data: Packed, answers: Sequence[Crystals]) -> list[list[float | None]]:
@@ -215,8 +198,12 @@ def drawn(
     steps: int = SAMPLING,
     seed: int = 0,
     device: str = "cpu",
+    **way: Any,
 ) -> list[Crystals]:
-    """``samples`` crystals for each entry, from its clean pattern and the atoms it has."""
+    """``samples`` crystals for each entry, from its clean pattern and the atoms it has.
+
+    In true cells where these are ``known``; ``way`` is what else ``sample`` takes.
+    """
     found: list = [None] * len(data)
     generator = torch.Generator().manual_seed(seed)
     part = data.to(device)
@@ -230,7 +217,7 @@ def drawn(
             numbers = batch.numbers.repeat_interleave(samples, 0)
             cell = batch.cell.repeat_interleave(samples, 0) if known else None
             *_, last = METHODS[method].sample(
-                model, numbers, seen, generator, steps=steps, cell=cell
+                model, numbers, seen, generator, steps=steps, cell=cell, **way
             )
         every = flat(numbers, last.frac, last.cell)
         for row, i in enumerate(index.tolist()):
