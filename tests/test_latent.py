@@ -8,7 +8,7 @@ from pymatgen.core import Lattice, Structure
 from test_dataset import parquet
 from textbook import STRUCTURES, table_of
 
-from xrdkit.benchmark.nanocrystals import nanocrystal_counts
+from xrdkit.benchmark.nanocrystals import TEN, nanocrystal_counts
 from xrdkit.cli import main
 from xrdkit.crystal import from_structures, to_structure
 from xrdkit.generators import latent_search
@@ -491,7 +491,8 @@ def test_the_benchmark_says_r_squared_before_and_after_and_goes_on(
     _, *lines = (tmp_path / "rows.json").read_text().splitlines()
     for row in map(json.loads, lines):
         assert "error" not in row, row["error"]
-        assert len(row["before"]) <= KEPT
+        assert len(row["before"]) <= TEN
+        assert len(row["after"]) <= TEN
         assert min(row["before"], default=0) >= 0
 
 

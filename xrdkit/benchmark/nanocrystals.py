@@ -2,8 +2,8 @@
 
 Its protocol: the pattern of a nanocrystal and the atoms of its primitive cell; of many
 structures (100 there) the ten whose patterns are nearest, and of these the best R²
-(unweighted, a share, without size broadening). The baseline, CDVAE-search, decodes points
-at random.
+(unweighted, a share, without size broadening). After refinement ours are the ten best of
+all that the search puts up. The baseline, CDVAE-search, decodes points at random.
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ from xrdkit.space_group import crystal_system
 
 STARTS = {"descent": PERIODS, "random": ()}  # how points of the space are found
 STAGES = "before", "after"
+TEN = 10  # structures of which the best counts
 
 
 def nanocrystals(
@@ -45,7 +46,7 @@ def nanocrystals(
     progress: bool = True,
 ) -> list[Row]:
     """Rows of n random entries of crystals of ``size`` Å: R² of the ten, as they were drawn
-    and as the ten best of them refined, with their symmetry or without.
+    and as the ten best refined, with their symmetry or without.
 
     ``weights`` are of a latent space. "random" ``starts`` are decoded where they are.
     """
@@ -76,8 +77,8 @@ def entry_of(
     drawn = result_of(latent_search.nearest(model, problem, generator, periods))[:KEPT]
     forms = [form for one in drawn for form in latent_search.candidates(one, problem)]
     fits = result_of(refine_steps(problem.pattern, forms))
-    fits = sorted(fits, key=lambda fit: fit.residual)[:KEPT]
-    found = [[to_structure(one) for one in drawn], [fit.structure for fit in fits]]
+    fits = sorted(fits, key=lambda fit: fit.residual)[:TEN]
+    found = [[to_structure(one) for one in drawn[:TEN]], [fit.structure for fit in fits]]
     r_squared = [[published_r_squared(truth, one) for one in part] for part in found]
     matched = bool(fits) and match(truth, fits[0].structure).literature
     facts = {"system": crystal_system(table.space_groups[row]), "n_atoms": len(truth)}

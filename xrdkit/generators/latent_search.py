@@ -3,8 +3,8 @@
 Guo et al. (2024): many points z of the space (``xrdkit.models.latent``) go down, all at
 once, to where the measured pattern and the known contents are said. The cells that z says,
 with the known atoms put in by annealed Langevin dynamics, are simulated, also some percent
-larger and smaller, which is ours; the ten that come nearest are put up, as they are and
-with the symmetry that they nearly have. Without ``periods`` nothing goes down: that is
+larger and smaller, which is ours; the forty that come nearest (ten there) are put up, as
+they are and with the symmetry that they nearly have. Without ``periods`` nothing goes down: that is
 the paper's baseline, CDVAE-search.
 """
 
@@ -35,7 +35,7 @@ from xrdkit.q_profile import NotLearned
 from xrdkit.types import Candidate, Crystals, Fit, Problem, Progress
 
 UNEXPLAINED = 0.1  # residual above which the space is searched
-STARTS, KEPT = 300, 10  # points that are tried, structures that are put up
+STARTS, KEPT = 300, 40  # points that are tried, structures that are put up
 LEAST_RANGE = 2.0  # 1/Å that must be observed
 SCALES = tuple(1 + i / 100 for i in range(-8, 9))  # of the edges of cells that are decoded
 PAIRS = 12_800  # pairs of atoms that are sampled at once

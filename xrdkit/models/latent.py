@@ -38,7 +38,7 @@ COORDINATES, CELL, COUNT, COMPOSITION, DIVERGENCE = 10.0, 10.0, 1.0, 1.0, 0.01  
 PATTERN = 100.0  # of the mean over points
 OFF = 0.2  # of the six numbers, at most: cells in which atoms are placed are decoded ones
 SIZES, OFTEN = (10.0, 1000.0), (10.0, 100.0)  # Å: of the patterns; each of four often ones
-STEPS = 100  # levels of the noise
+STEPS = 30  # levels of the noise; more gain little (BENCHMARKS.md)
 NARROW, WIDE = -12.0, 4.0  # of the logarithm of a variance
 
 
