@@ -4,8 +4,8 @@ Guo et al. (2024): many points z of the space (``xrdkit.models.latent``) go down
 once, to where the measured pattern and the known contents are said. The cells that z says,
 with the known atoms put in by annealed Langevin dynamics, are simulated, also some percent
 larger and smaller, which is ours; the forty that come nearest (ten there) are put up, as
-they are and with the symmetry that they nearly have. Without ``periods`` nothing goes down: that is
-the paper's baseline, CDVAE-search.
+they are and with the symmetry that they nearly have. Without ``periods`` nothing goes
+down: that is the paper's baseline, CDVAE-search.
 """
 
 import math
