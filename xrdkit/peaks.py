@@ -17,6 +17,7 @@ Rows = Int[np.ndarray, " peaks"]
 DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0])  # blind to cubic polynomials
 WIDTHS = (0.01, 2.0)  # ° bounds of a line's width
 SINC = 5.566  # FWHM of sinc²(x / 2)
+WIDEST = 0.25  # 1/Å: FWHM of nanocrystals' lines beside what their size adds
 
 
 def scatter(values: Curve, share: float = 0.6) -> float:
@@ -112,13 +113,15 @@ def size_fwhm(pattern: Pattern) -> float:
 def _beside_size(pattern: Pattern) -> float:
     """FWHM (° at θ = 0) that lines have beside that of sinc²(Q size / 2).
 
-    From the narrower ones, as others are not single; at least a quarter of that of size.
+    From the narrower ones, as others are not single; at least a quarter of that of size, at
+    most ``WIDEST``, as of the smallest crystals no line is single.
     """
     peaks = find_peaks(pattern)
     by_size = size_fwhm(pattern)
     width = peaks.fwhm * np.cos(np.radians(peaks.two_theta / 2))
     whole = float(np.quantile(width, 0.3)) if len(width) else by_size
-    return float(np.sqrt(max(whole**2 - by_size**2, (by_size / 4) ** 2)))
+    widest = np.degrees(WIDEST * pattern.radiation.main / (2 * np.pi))
+    return min(float(np.sqrt(max(whole**2 - by_size**2, (by_size / 4) ** 2))), widest)
 
 
 def rough_fwhm(x: Curve, intensity: Curve) -> float:
