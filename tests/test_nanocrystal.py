@@ -170,8 +170,9 @@ def test_published_r_squared_knows_no_setting_and_feels_a_cell_that_is_off():
 
 
 @pytest.mark.parametrize("size", [10.0, 30.0, 100.0])
-def test_what_lines_are_wide_beside_their_size_is_seen(size):
-    pattern = nano_pattern(from_structures([STRUCTURES["SrTiO3"]]), size)
+@pytest.mark.parametrize("name", ["SrTiO3", "LaB6", "SiO2", "ZrO2", "P1"])
+def test_what_lines_are_wide_beside_their_size_is_seen_in_crowded_patterns_too(name, size):
+    pattern = nano_pattern(from_structures([STRUCTURES[name]]), size)
     a, b = typical_fwhm(pattern)
     per_q = np.degrees(BEAM.main / (2 * np.pi))
     assert a == b  # equally wide in Q
