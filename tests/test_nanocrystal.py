@@ -24,6 +24,7 @@ from xrdkit.nanocrystal import (
 from xrdkit.peaks import SINC, size_fwhm, typical_fwhm
 from xrdkit.problem import pose
 from xrdkit.profile import Widths, profile
+from xrdkit.refine.grid import make_grid
 from xrdkit.simulate import pattern_of
 from xrdkit.solve import solve
 from xrdkit.types import Instrument, Radiation
@@ -176,7 +177,8 @@ def test_what_lines_are_wide_beside_their_size_is_seen_in_crowded_patterns_too(n
     a, b = typical_fwhm(pattern)
     per_q = np.degrees(BEAM.main / (2 * np.pi))
     assert a == b  # equally wide in Q
-    assert 0.5 < a / (SMOOTH * FWHM * per_q) < 2
+    assert 0.6 < a / (SMOOTH * FWHM * per_q) < 1.25
+    assert len(make_grid(pattern, (a, b), per_fwhm=4.0, q_max=6.0)) > 60
     assert size_fwhm(pattern) == pytest.approx(SINC / size * per_q)
 
 

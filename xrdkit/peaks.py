@@ -17,7 +17,7 @@ Rows = Int[np.ndarray, " peaks"]
 DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0])  # blind to cubic polynomials
 WIDTHS = (0.01, 2.0)  # ° bounds of a line's width
 SINC = 5.566  # FWHM of sinc²(x / 2)
-WIDEST = 0.25  # 1/Å: FWHM of nanocrystals' lines beside what their size adds
+WIDEST = 0.25  # 1/Å: FWHM beside what the size adds; PXRDnet's patterns have 0.20
 
 
 def scatter(values: Curve, share: float = 0.6) -> float:

@@ -20,7 +20,7 @@ from xrdkit.dataset import Table, read_table
 from xrdkit.generators import latent_search
 from xrdkit.generators.latent_search import KEPT, PERIODS
 from xrdkit.metrics import bootstrap_interval, match
-from xrdkit.models.latent import LatentNet
+from xrdkit.models.latent import STEPS, LatentNet
 from xrdkit.models.weights import load_model
 from xrdkit.nanocrystal import nano_pattern, published_r_squared
 from xrdkit.problem import pose, usable_size
@@ -54,7 +54,8 @@ def nanocrystals(
     model, size = load_model(weights, "latent"), usable_size(size)
     settings = {"benchmark": "nanocrystals", "n": n, "seed": seed, "size": size}
     settings |= {"starts": starts, "weights": str(weights), "shard": shard}
-    settings |= {"points": latent_search.STARTS, "periods": STARTS[starts]}
+    settings |= {"points": latent_search.STARTS, "kept": KEPT, "levels": STEPS}
+    settings |= {"periods": STARTS[starts], "steps_learned": model.facts.get("step")}
     one = partial(entry_of, table, model, size, STARTS[starts], seed)
     rows = chosen(len(table), n, seed)
     return run_entries(table, rows, output, settings, shard, one, progress=progress)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from xrdkit.background import estimate
 from xrdkit.pattern import exclude, inside_ranges
-from xrdkit.peaks import scatter, typical_fwhm
+from xrdkit.peaks import scatter, size_fwhm, typical_fwhm
 from xrdkit.types import Instrument, Pattern, Radiation
 
 LEAST = 30  # points
@@ -112,7 +112,10 @@ def refuse_flat(data: Data) -> None:
 
 
 def typical_widths(pattern: Pattern) -> tuple[float, float]:
-    """(a, b) in ° of FWHM² = a² + (b tanθ)², of the strong lines of a measured pattern."""
+    """(a, b) in ° of FWHM² = a² + (b tanθ)², of the strong lines of a measured pattern.
+
+    Of nanocrystals a / cosθ with all that their size adds, as full profiles know no sinc².
+    """
     base = estimate(pattern.two_theta, pattern.intensity)
     above = pattern.intensity - base
     top = max(float(above.max()), 1e-12)
@@ -120,7 +123,8 @@ def typical_widths(pattern: Pattern) -> tuple[float, float]:
     flat = replace(
         pattern, intensity=above / top, sigma=sigma, background=base / top, prepared=True
     )
-    return typical_fwhm(flat)
+    a, b = typical_fwhm(flat)
+    return (a, b) if pattern.size is None else 2 * (float(np.hypot(a, size_fwhm(flat))),)
 
 
 def with_radiation(data: Data, radiation: Radiation) -> Data:
