@@ -210,6 +210,17 @@ def test_answer_that_is_not_confident_gets_a_reason_even_where_all_are_small():
     assert reasons(middling) == (judged.SENTENCES[worst](middling),)
 
 
+def test_of_the_smallest_crystals_it_is_said_that_the_probability_is_of_larger_ones():
+    said = [
+        judge(
+            replace(PROBLEM, pattern=replace(PATTERN, size=size)), [fit(PATTERN.intensity)]
+        )
+        for size in (10.0, 100.0, None)
+    ]
+    assert "crystals of 10 Å are so broad" in said[0][2][-1]
+    assert not any("broad" in reason for one in said[1:] for reason in one[2])
+
+
 def test_judge_puts_a_good_fit_before_a_bad_one():
     good = judge(PROBLEM, [fit(PATTERN.intensity, 0.02, parameters=2)])
     bad = judge(PROBLEM, [fit(lines_at([25.0, 36.0], [1.0, 1.0]), 0.95, parameters=12)])

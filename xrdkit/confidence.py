@@ -36,6 +36,7 @@ LEFT = 0.25  # profile residual over the noise from which nothing is called conf
 UNEXPLAINED = 0.1  # share of the intensity that is worth a sentence
 PULLED = 2.0  # loss in b + Σ w x that is worth a sentence
 USUAL = 1.5  # spreads of volume that any compound may be off
+SMALL = 50.0  # Å: size of crystals that the probability is not fitted to
 
 OUT_OF_RANGE = "no line of the first structure lies in the measured range"
 # 688 disturbed mp_20_val cases of eight kinds and 98 measured patterns, 340 of them right
@@ -87,7 +88,18 @@ def judge(
         return 0.0, "none", (OUT_OF_RANGE,), {}
     found = features(problem, fits, group)
     confidence = round(probability(found), 3)
-    return confidence, verdict_of(confidence, found), reasons(found), found
+    said = (*reasons(found), *too_small(problem.pattern.size))
+    return confidence, verdict_of(confidence, found), said, found
+
+
+def too_small(size: float | None) -> tuple[str, ...]:
+    """What is to be said of the probability for crystals of this size (Å)."""
+    if size is None or size >= SMALL:
+        return ()
+    return (
+        f"lines of crystals of {size:g} Å are so broad that other structures may fit as "
+        "well; the probability was fitted to larger crystals",
+    )
 
 
 def verdict_of(probability: float, features: Mapping[str, float]) -> Verdict:
