@@ -4,7 +4,6 @@ import ctypes
 import gc
 import sys
 import time
-from functools import cache
 
 import torch
 
@@ -13,27 +12,33 @@ NO_ROOM = "can't allocate memory", "could not create a primitive"  # of torch, o
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
-@cache
+CHOSEN: dict[str, torch.dtype] = {}  # what devices compute in, once it is known
+
+
 def fast_dtype(device: str) -> torch.dtype:
-    """bf16 where it multiplies matrices at least 1.5 times as fast as fp32."""
-    if device.startswith("cuda"):
-        return torch.bfloat16
-    return (
-        torch.bfloat16
-        if _seconds(torch.float32) > 1.5 * _seconds(torch.bfloat16)
-        else (torch.float32)
-    )
+    """bf16 where it multiplies matrices at least 1.5 times as fast as fp32.
+
+    It is measured once; processes that share a run agree on it (``train.parallel.join``).
+    """
+    if device not in CHOSEN:
+        pays = device.startswith("cuda") or _speed_up() > 1.5
+        CHOSEN[device] = torch.bfloat16 if pays else torch.float32
+    return CHOSEN[device]
+
+
+def _speed_up() -> float:
+    """How many times as fast as fp32 bf16 is, the best of rounds taken in turns."""
+    rounds = [(_seconds(torch.float32), _seconds(torch.bfloat16)) for _ in range(6)]
+    single, half = map(min, zip(*rounds, strict=True))
+    return single / half
 
 
 def _seconds(dtype: torch.dtype) -> float:
     a = torch.ones(2048, 256, dtype=dtype)
     b = torch.ones(256, 256, dtype=dtype)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        torch.nn.functional.linear(a, b)
-        times.append(time.perf_counter() - start)
-    return min(times)
+    start = time.perf_counter()
+    torch.nn.functional.linear(a, b)
+    return time.perf_counter() - start
 
 
 def autocast(device: str) -> torch.autocast:

@@ -8,12 +8,20 @@ import os
 import torch
 from torch import Tensor, distributed
 
+from xrdkit.models.speed import CHOSEN, fast_dtype
+
 
 def join(device: str) -> None:
-    """Take part in the group that torchrun has announced, if there is one."""
+    """Take part in the group that torchrun has announced, if there is one.
+
+    All compute in the number format of the first process.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         backend = "nccl" if device.startswith("cuda") else "gloo"
         distributed.init_process_group(backend)
+        half = torch.tensor(fast_dtype(device) == torch.bfloat16, device=device).int()
+        distributed.broadcast(half, 0)  # what was measured differs where cores are shared
+        CHOSEN[device] = torch.bfloat16 if half else torch.float32
 
 
 def place() -> tuple[int, int]:
