@@ -396,10 +396,13 @@ def test_without_contents_cells_of_every_number_of_atoms_are_tried(rutile, weigh
 def test_cells_that_are_decoded_get_the_edges_at_which_their_pattern_is_nearest(rutile):
     problem = problem_of(rutile, contents="Ti2O4")
     crystal = from_structures([STRUCTURES["TiO2"]])
-    off = replace(crystal, lattice=crystal.lattice / 1.05)
+    off = replace(crystal, lattice=crystal.lattice / 1.044)
     aim = target_of(problem, CPU)
     ((apart, found),) = latent_search.judged(off, problem, aim, latent_search.SCALES)
     assert float(found.volume[0]) == pytest.approx(float(crystal.volume[0]), rel=0.02)
+    ((nearer, fine),) = latent_search.finer([(apart, found)], problem, aim)
+    assert float(fine.volume[0]) == pytest.approx(float(crystal.volume[0]), rel=0.004)
+    assert nearer < 0.5 * apart
     ((kept, same),) = latent_search.judged(off, problem, aim, (1.0,))
     torch.testing.assert_close(same.lattice, off.lattice)
     assert apart < 0.3 * kept

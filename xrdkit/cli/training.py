@@ -64,7 +64,11 @@ def add_method(sub: argparse.ArgumentParser, method: str) -> None:
         sub.set_defaults(encoder=None)
     else:
         sub.add_argument("--encoder", choices=("cnn", "patches", "peaks"), help=ENCODER)
-    sub.add_argument("--start", metavar="FILE", help="weights to begin from, or flow_mp20")
+    sub.add_argument(
+        "--start",
+        metavar="FILE",
+        help="weights to begin from, or a name of those that ship",
+    )
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--device", default="cpu", help="cpu, cuda …")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -37,7 +38,9 @@ from xrdkit.types import Candidate, Crystals, Fit, Problem, Progress
 UNEXPLAINED = 0.1  # residual above which the space is searched
 STARTS, KEPT = 300, 40  # points that are tried, structures that are put up
 LEAST_RANGE = 2.0  # 1/Å that must be observed
-SCALES = tuple(1 + i / 100 for i in range(-8, 9))  # of the edges of cells that are decoded
+# of the edges of cells that are decoded: of all, and of the nearest
+SCALES = tuple(1 + i / 100 for i in range(-8, 9))
+FINE_SCALES = tuple(1 + i / 400 for i in range(-3, 4))
 PAIRS = 12_800  # pairs of atoms that are sampled at once
 STAGE = "latent_search"
 FRACTIONS = "a formula with fractions has no ordered cell; ask templates, or round it"
@@ -167,12 +170,15 @@ def searched(
     z = yield from descended(model, z, contents, target, generator, periods)
     found: list[tuple[float, Crystals]] = []
     for task, numbers, part in zip(tasks, contents, z.split(many), strict=True):
+        own: list[tuple[float, Crystals]] = []
         for some in part.split(max(1, PAIRS // numbers.shape[1] ** 2)):
             rows = numbers[: len(some)]
             drawn = yield from placed(model, rows, some, task, generator)
-            found += judged(drawn, problem, target, SCALES if task.cell is None else (1.0,))
-            yield Progress(STAGE, len(found), len(z), None, f"{len(found)} simulated")
-    return [crystal for _, crystal in sorted(found, key=lambda pair: pair[0])]
+            own += judged(drawn, problem, target, SCALES if task.cell is None else (1.0,))
+            done = len(found) + len(own)
+            yield Progress(STAGE, done, len(z), None, f"{done} simulated")
+        found += finer(own, problem, target) if task.cell is None else own
+    return [crystal for _, crystal in sorted(found, key=itemgetter(0))]
 
 
 def descended(
@@ -238,3 +244,15 @@ def judged(
     nearest, which = apart.min(0)
     best = [sized[k].select(torch.tensor([i])) for i, k in enumerate(which.tolist())]
     return list(zip(nearest.tolist(), best, strict=True))
+
+
+def finer(
+    found: Sequence[tuple[float, Crystals]], problem: Problem, target: Target
+) -> list[tuple[float, Crystals]]:
+    """What was found, with edges of the forty nearest in steps of 0.25 %."""
+    ranked = sorted(found, key=itemgetter(0))
+    near = [
+        judged(crystal, problem, target, FINE_SCALES) or [(apart, crystal)]
+        for apart, crystal in ranked[:KEPT]
+    ]
+    return [pair for sized in near for pair in sized] + ranked[KEPT:]
