@@ -13,6 +13,7 @@ from xrdkit.cli import main
 from xrdkit.crystal import from_structures, to_structure
 from xrdkit.generators import latent_search
 from xrdkit.generators.asked import source_of
+from xrdkit.generators.flow import candidates
 from xrdkit.generators.latent_search import KEPT, propose, target_of
 from xrdkit.metrics import normalised_rmse
 from xrdkit.models import latent
@@ -398,14 +399,44 @@ def test_cells_that_are_decoded_get_the_edges_at_which_their_pattern_is_nearest(
     crystal = from_structures([STRUCTURES["TiO2"]])
     off = replace(crystal, lattice=crystal.lattice / 1.044)
     aim = target_of(problem, CPU)
-    ((apart, found),) = latent_search.judged(off, problem, aim, latent_search.SCALES)
+    ((apart, found),) = latent_search.sized(off, aim, latent_search.SCALES)
     assert float(found.volume[0]) == pytest.approx(float(crystal.volume[0]), rel=0.02)
-    ((nearer, fine),) = latent_search.finer([(apart, found)], problem, aim)
-    assert float(fine.volume[0]) == pytest.approx(float(crystal.volume[0]), rel=0.004)
-    assert nearer < 0.5 * apart
-    ((kept, same),) = latent_search.judged(off, problem, aim, (1.0,))
+    ((kept, same),) = latent_search.sized(off, aim, (1.0,))
     torch.testing.assert_close(same.lattice, off.lattice)
     assert apart < 0.3 * kept
+
+
+@pytest.mark.parametrize(("size", "near"), [(100.0, 0.004), (20.0, 0.02)])
+def test_forms_get_their_edges_by_their_size_and_keep_given_cells(rutile, size, near):
+    problem = problem_of(rutile, contents="Ti2O4", size=size)
+    crystal = from_structures([STRUCTURES["TiO2"]])
+    off = replace(crystal, lattice=crystal.lattice / 1.044)
+    forms = candidates(off, problem)
+    aim = replace(target_of(problem, CPU), curve=nano_curves(crystal, size)[0])
+    best, *_ = latent_search.ranked(forms, problem, aim)
+    assert float(best.crystal.volume[0]) == pytest.approx(
+        float(crystal.volume[0]), rel=near
+    )
+    cell = (4.4, 4.4, 2.83, 90.0, 90.0, 90.0)
+    given = problem_of(rutile, contents="Ti2O4", cell=cell, size=size)
+    for one in latent_search.ranked(forms, given, aim):
+        torch.testing.assert_close(one.crystal.volume, off.volume, atol=1e-3, rtol=0)
+
+
+def test_of_forms_with_like_patterns_the_more_symmetric_comes_first(rutile):
+    problem = problem_of(rutile, contents="Ti2O4")
+    crystal = from_structures([STRUCTURES["TiO2"]])
+    shaken = torch.randn(crystal.frac.shape, generator=torch.Generator().manual_seed(0))
+    off = replace(crystal, frac=crystal.frac + 0.004 * shaken)
+    forms = [one for one in candidates(off, problem) if one.symmetry.number in (1, 136)]
+    assert len(forms) == 2
+    forms.sort(key=lambda one: one.symmetry.number)
+    plain, high = (nano_curves(one.crystal, 50.0)[0] for one in forms)
+    aim = target_of(problem, CPU)
+    for share, first in ((1.0, 1), (0.6, 136)):
+        curve = share * plain + (1 - share) * high
+        found = latent_search.ranked(forms, problem, replace(aim, curve=curve))
+        assert found[0].symmetry.number == first
 
 
 def test_a_given_cell_is_filled(rutile, weights):

@@ -1,7 +1,8 @@
 """CIF and pymatgen <-> Crystals; standard cells and symmetry, through spglib."""
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,6 +92,16 @@ def one_crystal(
         torch.full((n,), U_ISO),
         torch.zeros(n, dtype=torch.long),
     )
+
+
+def joined(batches: Sequence[Crystals]) -> Crystals:
+    """Several batches of crystals, one or more, as one, in their order."""
+    names = [field.name for field in fields(Crystals)]
+    parts = {n: torch.cat([getattr(batch, n) for batch in batches]) for n in names}
+    many = parts["owner"].new_tensor([len(batch) for batch in batches])
+    rows = many.new_tensor([len(batch.owner) for batch in batches])
+    before = (many.cumsum(0) - many).repeat_interleave(rows)
+    return Crystals(**{**parts, "owner": parts["owner"] + before})
 
 
 def to_structure(crystals: Crystals, index: int = 0) -> "Structure":

@@ -18,14 +18,15 @@ from xrdkit.benchmark.simulated_patterns import drawn as chosen
 from xrdkit.crystal import to_structure
 from xrdkit.dataset import Table, read_table
 from xrdkit.generators import latent_search
-from xrdkit.generators.latent_search import KEPT, PERIODS
+from xrdkit.generators.latent_search import KEPT, PERIODS, propose
 from xrdkit.metrics import bootstrap_interval, match
-from xrdkit.models.latent import STEPS, LatentNet
+from xrdkit.models.latent import STEPS
 from xrdkit.models.weights import load_model
 from xrdkit.nanocrystal import nano_pattern, published_r_squared
 from xrdkit.problem import pose, usable_size
 from xrdkit.progress import result_of
 from xrdkit.refine.batch import refine_steps
+from xrdkit.solve import POOL
 from xrdkit.space_group import crystal_system
 
 STARTS = {"descent": PERIODS, "random": ()}  # how points of the space are found
@@ -45,8 +46,8 @@ def nanocrystals(
     shard: tuple[int, int] = (1, 1),
     progress: bool = True,
 ) -> list[Row]:
-    """Rows of n random entries of crystals of ``size`` Å: R² of the ten, as they were drawn
-    and as the ten best refined, with their symmetry or without.
+    """Rows of n random entries of crystals of ``size`` Å: R² of ten, as they are put up,
+    drawn and with the symmetry that they nearly have, and as the ten best refined.
 
     ``weights`` are of a latent space. "random" ``starts`` are decoded where they are.
     """
@@ -56,14 +57,14 @@ def nanocrystals(
     settings |= {"starts": starts, "weights": str(weights), "shard": shard}
     settings |= {"points": latent_search.STARTS, "kept": KEPT, "levels": STEPS}
     settings |= {"periods": STARTS[starts], "steps_learned": model.facts.get("step")}
-    one = partial(entry_of, table, model, size, STARTS[starts], seed)
+    one = partial(entry_of, table, weights, size, STARTS[starts], seed)
     rows = chosen(len(table), n, seed)
     return run_entries(table, rows, output, settings, shard, one, progress=progress)
 
 
 def entry_of(
     table: Table,
-    model: LatentNet,
+    weights: str | Path,
     size: float,
     periods: Sequence[int],
     seed: int,
@@ -75,11 +76,12 @@ def entry_of(
     contents = truth.composition.formula
     problem = pose(pattern, table.formulas[row], contents=contents, size=size)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + row)
-    drawn = result_of(latent_search.nearest(model, problem, generator, periods))[:KEPT]
-    forms = [form for one in drawn for form in latent_search.candidates(one, problem)]
+    asked = {"count": POOL, "generator": generator, "device": torch.device("cpu")}
+    forms = result_of(propose(problem, **asked, weights=weights, periods=periods))
     fits = result_of(refine_steps(problem.pattern, forms))
     fits = sorted(fits, key=lambda fit: fit.residual)[:TEN]
-    found = [[to_structure(one) for one in drawn[:TEN]], [fit.structure for fit in fits]]
+    put_up = [to_structure(one.crystal) for one in forms[:TEN]]
+    found = [put_up, [fit.structure for fit in fits]]
     r_squared = [[published_r_squared(truth, one) for one in part] for part in found]
     matched = bool(fits) and match(truth, fits[0].structure).literature
     facts = {"system": crystal_system(table.space_groups[row]), "n_atoms": len(truth)}

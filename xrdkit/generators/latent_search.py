@@ -4,14 +4,15 @@ Guo et al. (2024): many points z of the space (``xrdkit.models.latent``) go down
 once, to where the measured pattern and the known contents are said. The cells that z says,
 with the known atoms put in by annealed Langevin dynamics, are simulated, also some percent
 larger and smaller, which is ours; the forty that come nearest (ten there) are put up, as
-they are and with the symmetry that they nearly have. Without ``periods`` nothing goes
-down: that is the paper's baseline, CDVAE-search.
+they are and with the symmetry that they nearly have, again the nearest first. Without
+``periods`` nothing goes down: that is the paper's baseline, CDVAE-search.
 """
 
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xrdkit.crystal import joined
 from xrdkit.evidence import left_by
 from xrdkit.generators.flow import Task, candidates, tasks_of
 from xrdkit.generators.templates import numbered
@@ -38,9 +40,11 @@ from xrdkit.types import Candidate, Crystals, Fit, Problem, Progress
 UNEXPLAINED = 0.1  # residual above which the space is searched
 STARTS, KEPT = 300, 40  # points that are tried, structures that are put up
 LEAST_RANGE = 2.0  # 1/Å that must be observed
-# of the edges of cells that are decoded: of all, and of the nearest
-SCALES = tuple(1 + i / 100 for i in range(-8, 9))
-FINE_SCALES = tuple(1 + i / 400 for i in range(-3, 4))
+SCALES = tuple(1 + i / 100 for i in range(-8, 9))  # of the edges of cells that are decoded
+FINE_SCALES = tuple(1 + i / 400 for i in range(-3, 4))  # where lines are narrower than 1 %
+NARROW = 50.0  # Å: the size from which they are
+TETRAGONAL, ORTHORHOMBIC = 75, 16  # the first of these space groups, and of higher ones
+FAVOURED = {TETRAGONAL: 0.5, ORTHORHOMBIC: 0.7}  # as how far off their patterns count
 PAIRS = 12_800  # pairs of atoms that are sampled at once
 STAGE = "latent_search"
 FRACTIONS = "a formula with fractions has no ordered cell; ask templates, or round it"
@@ -64,27 +68,24 @@ def propose(
 ) -> Iterator[Progress]:
     """Structures from where the pattern is said, by the weights that ship or by others.
 
-    Without a size crystals are taken for large. Cells that are given or proposed are kept,
-    others decoded. Where contents are not known, cells of every number of formula units up
-    to 20 atoms are tried. A formula with fractions gets none. What cannot be, or was not
-    learned, is said in the progress, and gives none.
+    Without a size crystals are taken for large. Cells that are given are kept, those that
+    are proposed keep their shape, others are decoded. Where contents are not known, cells
+    of every number of formula units up to 20 atoms are tried. A formula with fractions gets
+    none. What cannot be, or was not learned, is said in the progress, and gives none.
     """
     if not whole(problem.formula):
         yield Progress(STAGE, 0, 1, None, FRACTIONS)
         return []
     model = load_model(weights or default("latent"), "latent", device)
     drawn = yield from nearest(model, problem, generator, periods)
-    found: list[Candidate] = []
-    kept = 0
-    for crystal in drawn:
-        forms = [replace(one, origin=STAGE) for one in candidates(crystal, problem)]
-        kept += bool(forms)
-        for one in forms:
-            found.append(one)
-            yield Progress(STAGE, kept, KEPT, one, f"{len(found)} candidates")
-        if kept == KEPT:
-            break
-    return found[:count]
+    several = (candidates(crystal, problem) for crystal in drawn)
+    forms = [one for some in islice(filter(None, several), KEPT) for one in some]
+    if not forms:
+        return []
+    found = ranked(forms, problem, target_of(problem, torch.device("cpu")))[:count]
+    for i, one in enumerate(found, 1):
+        yield Progress(STAGE, i, len(found), one, f"{len(found)} candidates")
+    return found
 
 
 def nearest(
@@ -170,14 +171,12 @@ def searched(
     z = yield from descended(model, z, contents, target, generator, periods)
     found: list[tuple[float, Crystals]] = []
     for task, numbers, part in zip(tasks, contents, z.split(many), strict=True):
-        own: list[tuple[float, Crystals]] = []
         for some in part.split(max(1, PAIRS // numbers.shape[1] ** 2)):
             rows = numbers[: len(some)]
             drawn = yield from placed(model, rows, some, task, generator)
-            own += judged(drawn, problem, target, SCALES if task.cell is None else (1.0,))
-            done = len(found) + len(own)
-            yield Progress(STAGE, done, len(z), None, f"{done} simulated")
-        found += finer(own, problem, target) if task.cell is None else own
+            likely = likely_of(drawn, problem)
+            found += sized(likely, target, SCALES if task.cell is None else (1.0,))
+            yield Progress(STAGE, len(found), len(z), None, f"{len(found)} simulated")
     return [crystal for _, crystal in sorted(found, key=itemgetter(0))]
 
 
@@ -226,33 +225,43 @@ def placed(
     return flat(numbers, last.frac, last.cell)
 
 
-def judged(
-    drawn: Crystals, problem: Problem, target: Target, scales: Sequence[float]
+def likely_of(drawn: Crystals, problem: Problem) -> Crystals:
+    """Those of a volume that these atoms may have."""
+    each = expected_volume(problem.library, numbered(problem.formula))
+    volume = (drawn.volume / (drawn.counts * each)).log()
+    return drawn.select(torch.nonzero(volume.abs() < math.log(SWOLLEN)).flatten())
+
+
+def sized(
+    crystals: Crystals, target: Target, scales: Sequence[float]
 ) -> list[tuple[float, Crystals]]:
-    """Crystals of a likely volume, each with how far its pattern is from the target.
+    """Crystals, each with how far its pattern is from the target.
 
     Each has edges ``scales`` times as long, where its pattern is nearest.
     """
-    each = expected_volume(problem.library, numbered(problem.formula))
-    volume = (drawn.volume / (drawn.counts * each)).log()
-    index = torch.nonzero(volume.abs() < math.log(SWOLLEN)).flatten()
-    if not len(index):
+    if not len(crystals):
         return []
-    likely = drawn.select(index)
-    sized = [replace(likely, lattice=likely.lattice * scale) for scale in scales]
-    apart = torch.stack([target.apart(nano_curves(one, target.size)) for one in sized])
+    wide = [replace(crystals, lattice=crystals.lattice * scale) for scale in scales]
+    apart = torch.stack([target.apart(nano_curves(one, target.size)) for one in wide])
     nearest, which = apart.min(0)
-    best = [sized[k].select(torch.tensor([i])) for i, k in enumerate(which.tolist())]
+    best = [wide[k].select(torch.tensor([i])) for i, k in enumerate(which.tolist())]
     return list(zip(nearest.tolist(), best, strict=True))
 
 
-def finer(
-    found: Sequence[tuple[float, Crystals]], problem: Problem, target: Target
-) -> list[tuple[float, Crystals]]:
-    """What was found, with edges of the forty nearest in steps of 0.25 %."""
-    ranked = sorted(found, key=itemgetter(0))
-    near = [
-        judged(crystal, problem, target, FINE_SCALES) or [(apart, crystal)]
-        for apart, crystal in ranked[:KEPT]
+def ranked(forms: Sequence[Candidate], problem: Problem, target: Target) -> list[Candidate]:
+    """Candidates, one or more, the nearest pattern first, with edges where it is nearest.
+
+    Cells that are given are kept. A form of high symmetry has fewer numbers with which to
+    come near, and is taken for nearer than it is.
+    """
+    crystals = joined([one.crystal for one in forms])
+    scales = (1.0,) if problem.given_cells else SCALES
+    found = sized(crystals, target, scales)
+    if target.size >= NARROW and not problem.given_cells:
+        found = sized(joined([crystal for _, crystal in found]), target, FINE_SCALES)
+    counted = [
+        apart * next((f for n, f in FAVOURED.items() if one.symmetry.number >= n), 1.0)
+        for one, (apart, _) in zip(forms, found, strict=True)
     ]
-    return [pair for sized in near for pair in sized] + ranked[KEPT:]
+    order = sorted(range(len(forms)), key=counted.__getitem__)
+    return [replace(forms[i], crystal=found[i][1], origin=STAGE) for i in order]
