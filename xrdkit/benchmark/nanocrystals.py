@@ -2,8 +2,9 @@
 
 Its protocol: the pattern of a nanocrystal and the atoms of its primitive cell; of many
 structures (100 there) the ten whose patterns are nearest, and of these the best R²
-(unweighted, a share, without size broadening). After refinement ours are the ten best of
-all that the search puts up. The baseline, CDVAE-search, decodes points at random.
+(unweighted, a share, without size broadening). Ours are the ten that the search puts up
+first, with the symmetry that they nearly have or without; after refinement the ten best of
+all that it puts up. The baseline, CDVAE-search, decodes points at random.
 """
 
 from collections.abc import Sequence
