@@ -19,7 +19,7 @@ if lab.chromium() is None:
     pytest.skip("needs chromium", allow_module_level=True)
 
 START, PATTERN, AGAIN, SOLVE, CANDIDATES, REFINE, REFINE_AGAIN = range(7)
-TRAJECTORY, TRAJECTORY_AGAIN, ASK = range(7, 10)
+TRAJECTORY, TRAJECTORY_AGAIN, REFINE_LONG, ASK = range(7, 11)
 DRAWN = {
     PATTERN: "pattern",
     SOLVE: "solve",
@@ -56,9 +56,12 @@ CELLS = [
     f"end.frac_coords + t * off) for t in np.linspace(1, 0, {FRAMES})]\n"
     "played = TrajectoryWidget(frames, pattern=titania)\nplayed",
     "played",
+    "large = (rutile * (2, 2, 1)).perturb(0.02, seed=0)  # long to refine: 24 free atoms\n"
+    "long = RefineWidget(titania, large)\nlong",
     "print('excluded', looked.excluded, looked.prepared and len(looked.prepared), '|', "
     "solver.state, bool(solver.solution), '|', table.chosen, table.notes, '|', "
-    "refiner.state, refiner.place, refiner.fit.r_wp, '|', played.frame, played.sent)",
+    "refiner.state, refiner.place, refiner.fit.r_wp, '|', played.frame, played.sent, '|', "
+    "'long', long.state, long.place)",
 ]
 
 
@@ -254,12 +257,13 @@ def test_parameters_are_edited_marked_and_refused_where_they_are_wrong(page):
 
 
 def test_refinement_is_stopped_and_keeps_what_it_reached(page):
-    own = output(page, REFINE)
+    own = output(page, REFINE_LONG)
     own.get_by_role("button", name="Refine in stages").click()
+    own.get_by_text("coordinates, ").wait_for()
     own.get_by_role("button", name="Stop").click()
     own.get_by_text("stopped; what was reached is kept").wait_for()
     own.get_by_role("button", name="Refine what is marked").wait_for()
-    assert "stopped" in asked(page)
+    assert "long stopped 1" in asked(page)
 
 
 def test_trajectory_is_played_to_its_end_without_the_kernel(page):
