@@ -1,5 +1,6 @@
 """Promolecule densities, files of densities, the one description, SSIM and PSNR."""
 
+import re
 from dataclasses import replace
 from itertools import product
 
@@ -199,12 +200,14 @@ def test_broken_and_foreign_density_files_are_refused(chgcar, tmp_path, monkeypa
     (tmp_path / "cut.cube").write_text("a\nb\n2 0 0 0\n")
     with pytest.raises(ValueError, match="truncated or no CHGCAR or cube file"):
         read_density(tmp_path / "cut.cube")
+    holes = re.sub(r"(\n +12 +12 +12\n *)\S+", r"\1nan", text, count=1)
+    (tmp_path / "holes").write_text(holes)
+    with pytest.raises(ValueError, match="holes holds values that are no numbers"):
+        read_density(tmp_path / "holes")
     with pytest.raises(FileNotFoundError, match="give a CHGCAR or cube file"):
         read_density(tmp_path / "absent")
     monkeypatch.setattr(density, "FINEST", 8)
-    with pytest.raises(
-        ValueError, match=r"12 × 12 × 12 points .* at most 8 along each axis"
-    ):
+    with pytest.raises(ValueError, match=r"12 × 12 × 12 points; at most 8 along each axis"):
         read_density(path)
     monkeypatch.setattr(density, "LARGEST", 100)
     with pytest.raises(ValueError, match="write the density on a coarser grid"):
@@ -213,9 +216,15 @@ def test_broken_and_foreign_density_files_are_refused(chgcar, tmp_path, monkeypa
 
 def test_grids_too_large_for_memory_are_refused(crystals):
     with pytest.raises(
-        ValueError, match="a grid of 300 points along each axis; give 1–256"
+        ValueError, match="a grid of 300 points along each axis; give a number of 1–256"
     ):
         on_grid(crystals, 300)
     many = crystals.select(torch.zeros(20, dtype=torch.long))
     with pytest.raises(ValueError, match=r"20 grids of 256³ points are .* take fewer"):
         on_grid(many, 256)
+
+
+@pytest.mark.parametrize("u_iso", [-1.0, float("nan"), float("inf")])
+def test_atoms_smeared_by_nothing_sensible_are_refused(crystals, u_iso):
+    with pytest.raises(ValueError, match=r"a displacement parameter of .* Å²; give 0 or"):
+        on_grid(crystals, 8, u_iso=u_iso)

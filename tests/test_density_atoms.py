@@ -32,6 +32,7 @@ from xrdkit.problem import pose
 from xrdkit.q_profile import CLEAN
 from xrdkit.refine.difference import difference_map
 from xrdkit.refine.rietveld import refine
+from xrdkit.report.tables import formula_text, solution_text
 from xrdkit.simulate import pattern_of, realistic
 from xrdkit.solve import solve
 from xrdkit.train.loop import WEIGHTS, train
@@ -274,6 +275,10 @@ def test_learned_crystals_are_solved_from_their_elements(tmp_path, capsys):
         "templates, ordered, hydrogen, flow, latent_search need one and were left out"
         in answer.reasons[-1]
     )
+    formulas = [formula_text(fit.structure.composition) for fit in answer.fits]
+    assert list(answer.frame()["formula"]) == formulas
+    assert "formula" in solution_text(answer).splitlines()[0]
+    assert "<th style='text-align:left'>formula</th>" in answer._repr_html_()
     write(good_pattern("SrTiO3"), tmp_path / "unknown.xy")
     line = [
         "solve",
@@ -287,6 +292,6 @@ def test_learned_crystals_are_solved_from_their_elements(tmp_path, capsys):
     line += ["O", "--sources", "density", "--weights", weights, "--quiet"]
     line += ["-o", tmp_path / "out"]
     assert main([str(word) for word in line]) == 0
-    assert "1  Pm-3m (221)  Sr 1" in capsys.readouterr().out
+    assert "1  SrTiO3   Pm-3m (221)  Sr 1" in capsys.readouterr().out
     first = read_cif(str(tmp_path / "out" / "unknown_01.cif"))
     assert strict_match(STRUCTURES["SrTiO3"], first)

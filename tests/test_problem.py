@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import warnings
 from contextlib import suppress
 from dataclasses import replace
@@ -79,6 +81,32 @@ def test_impossible_formula_is_refused_with_a_reason(formula, message):
     with pytest.raises(ValueError, match=message):
         parse_formula(formula)
 # fmt: on
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("solve('sample.xy', 'TiO2')", "a str is given as the pattern; give one that"),
+        ("solve(pattern, 5)", "formula 5 is no text; give one such as 'TiO2'"),
+        ("solve(pattern, 'TiO2', size='30')", "the size '30' is no number; give one in Å"),
+    ],
+)
+def test_argument_of_another_kind_is_explained(call, said):
+    """In an interpreter of its own: here jaxtyping checks every type before."""
+    lines = (
+        "import xrdkit",
+        "from xrdkit import solve",
+        "pattern = xrdkit.read(xrdkit.examples.path('rutile'))",
+        call,
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith(f"ValueError: {said}")
 
 
 def test_counts_by_number_are_those_by_symbol():

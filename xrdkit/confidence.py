@@ -163,6 +163,9 @@ SENTENCES: dict[str, Callable[[Mapping[str, float]], str]] = {
     ),
     "close": lambda f: f"atoms are at {f['shortest']:.2f} of the sum of their radii",
     "texture": lambda f: "a preferred orientation had to be assumed",
-    "prior": lambda f: "the structure type is rare, or its elements are unusual there",
+    "prior": lambda f: (
+        "known compounds hardly speak for it: a rare structure type, elements that are "
+        "unusual there, or drawn without a type"
+    ),
     "noise": lambda f: f"noise alone leaves a residual of {f['noise']:.2f}",
 }

@@ -102,6 +102,8 @@ def _series(
     crystals: Crystals, u_iso: float
 ) -> Iterator[tuple[Int[Tensor, " chosen"], _Series]]:
     """The Fourier terms of blocks of crystals, small enough for the cache."""
+    if not 0 <= u_iso < torch.inf:
+        raise ValueError(f"a displacement parameter of {u_iso:g} Å²; give 0 or more")
     smeared = replace(crystals, u_iso=torch.full_like(crystals.u_iso, u_iso))
     total = electrons(crystals)
     room = crystals.volume * (Q_MAX**3 / (12 * torch.pi**2)) + 8
@@ -134,9 +136,10 @@ def atom_height(
 
 def _check_room(crystals: int, points: int) -> None:
     """Refuse grids that are none, or take too much memory."""
-    if not 1 <= points <= FINEST:
+    if not isinstance(points, int) or not 1 <= points <= FINEST:
         raise ValueError(
-            f"a grid of {points} points along each axis; give 1–{FINEST}, or ask at points"
+            f"a grid of {points!r} points along each axis; give a number of 1–{FINEST}, "
+            "or ask at points"
         )
     if crystals * points**3 > ROOM:
         raise ValueError(
@@ -153,7 +156,7 @@ def read_density(path: str | Path, crystal: Crystals | None = None) -> DensityGr
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give a CHGCAR or cube file")
+        raise FileNotFoundError(f"{path} is no file; give a CHGCAR or cube file")
     if path.stat().st_size > LARGEST:
         raise ValueError(
             f"{path} has {path.stat().st_size >> 20} MB, at most {LARGEST >> 20} MB are "
@@ -161,11 +164,13 @@ def read_density(path: str | Path, crystal: Crystals | None = None) -> DensityGr
         )
     found, unit = _volumetric(path)
     values = np.asarray(found.data["total"], dtype=float) * unit
-    if values.ndim != 3 or max(values.shape) > FINEST or not np.isfinite(values).all():
+    if values.ndim != 3 or max(values.shape) > FINEST:
         raise ValueError(
-            f"{path} holds {' × '.join(map(str, values.shape))} points or values that are "
-            f"no numbers; at most {FINEST} along each axis are read"
+            f"{path} holds {' × '.join(map(str, values.shape))} points; at most {FINEST} "
+            "along each axis are read"
         )
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path} holds values that are no numbers; write it anew")
     lattice = np.array(found.structure.lattice.matrix)
     if crystal is not None:
         _check_cell(path, lattice, crystal.lattice[0].double().numpy())

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import gcd, isclose
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,9 @@ SIZES = 5.0, 1000.0  # Å, of nanocrystals
 
 def parse_formula(text: str) -> dict[str, float]:
     """Counts by element symbol of "TiO2", "Ca(OH)2", "Ti2 O4" or "CuSO4·5H2O"."""
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str):
+        raise ValueError(f"formula {text!r} is no text; give one such as 'TiO2'")
+    if not text.strip():
         raise ValueError(f"formula {text!r} is empty; give one such as TiO2")
     text = text.translate(SUBSCRIPTS)
     if re.search(r"[+-]\d*$|\^", text.strip()):
@@ -193,6 +196,11 @@ def pose(
     exclude: tuple[str, ...] | str = (),
 ) -> Problem:
     """A checked Problem with its pattern prepared and its library loaded and thinned."""
+    if not isinstance(pattern, Pattern):
+        raise ValueError(
+            f"a {type(pattern).__name__} is given as the pattern; give one that "
+            "xrdkit.read returns of a file"
+        )
     pattern = pattern if size is None else replace(pattern, size=usable_size(size))
     check_known(formula, elements)
     if contents and formula is None:
@@ -233,6 +241,8 @@ def pose(
 
 def usable_size(size: float | int) -> float:
     """A size of nanocrystals in Å, refused where it is none or makes no difference."""
+    if not isinstance(size, Real):
+        raise ValueError(f"the size {size!r} is no number; give one in Å, such as 30")
     if not SIZES[0] <= size <= SIZES[1]:
         raise ValueError(
             f"a crystallite size of {size:g} Å is outside {SIZES[0]:g}–{SIZES[1]:g} Å: "

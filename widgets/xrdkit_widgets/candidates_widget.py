@@ -10,7 +10,7 @@ import traitlets
 from xrdkit.refine.gsas2 import GSAS2Error
 from xrdkit.report.notebook import html_of
 from xrdkit.report.results import PROGRAMS
-from xrdkit.report.tables import cell_text, formula_text, sites_text, solution_rows
+from xrdkit.report.tables import cell_text, sites_text, solution_rows
 from xrdkit.types import Fit, Pattern, Solution
 from xrdkit_widgets import typed
 from xrdkit_widgets.drawn import fits_view, overlay
@@ -145,7 +145,7 @@ def table_row(row: dict[str, Any], fit: Fit) -> dict[str, Any]:
     """What the table shows of a fit; ``r_wp`` (%) is None on prepared data."""
     return {
         "rank": row["rank"],
-        "formula": formula_text(fit.structure.composition),
+        "formula": row["formula"],
         "space_group": row["space_group"],
         "number": row["number"],
         "sites": sites_text(row["wyckoff"]),

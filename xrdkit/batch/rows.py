@@ -20,7 +20,6 @@ import numpy as np
 from xrdkit import __version__
 from xrdkit.batch.table import Row
 from xrdkit.report import solution_rows, write_solution
-from xrdkit.report.tables import formula_text
 from xrdkit.solve import solve_steps
 from xrdkit.types import Fit, Progress, Solution
 
@@ -123,7 +122,7 @@ def answer(solution: Solution) -> Record:
         return said
     best = solution.fits[0]
     row = solution_rows(solution)[0]
-    found = {"found": formula_text(best.structure.composition), **row}
+    found = {"found": row.pop("formula"), **row}
     found |= {"tied": len(solution.groups[0]), **best.r_values}
     return said | found | {"curves": thumb(best)}
 

@@ -18,7 +18,8 @@ from xrdkit.report.tables import HEADS, cell_text
 Record = dict[str, Any]
 HEAD = ("name", "status", "formula", "verdict", "confidence", "found")
 TAIL = ("tied", "r_wp", "r_exp", "gof", "seconds", "reasons", "warnings", "error")
-COLUMNS = (*HEAD, *(head for head in HEADS if head not in ("rank", "group")), *TAIL)
+LEFT_OUT = "rank", "group", "formula"  # the last one is told as found
+COLUMNS = (*HEAD, *(head for head in HEADS if head not in LEFT_OUT), *TAIL)
 SHOWN = (
     "sample", "pattern and fit", "verdict", "structure", "cell (Å, °)", "residual",
     "tied", "s",

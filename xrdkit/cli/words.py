@@ -21,7 +21,7 @@ def pattern_path(text: str) -> Path:
         from xrdkit.examples import path
 
         return path(text.removeprefix("example:"))
-    if not Path(text).is_file():
+    if not Path(text).exists():  # of a folder read says that it is one
         raise FileNotFoundError(f"there is no file {text}; check the name and the folder")
     return Path(text)
 

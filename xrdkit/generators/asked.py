@@ -21,8 +21,8 @@ from xrdkit.types import Controls, Source
 
 ASK_FORMULA = ", ".join(source for source in SOURCES if source not in ANY_FORMULA)
 NO_FORMULA = (
-    f"the formula is not known: {ASK_FORMULA} need one and were left out; the probability "
-    "is that of answers to known formulas"
+    f"the formula is not known: {ASK_FORMULA} need one and were left out (known types are "
+    "tried by formulas); the probability is that of answers to known formulas"
 )
 
 

@@ -199,13 +199,16 @@ def _refined(value: Fit, settings: list[Setting]) -> str:
 def _solution(value: Solution) -> str:
     from xrdkit.report.tables import cell_text, solution_rows
 
+    named = not value.problem.formula  # rows may differ in it
     rows = [
-        (str(row["rank"]), f"{symbol_html(row['space_group'])} ({row['number']})",
+        (str(row["rank"]), *[formula_html(row["formula"])] * named,
+         f"{symbol_html(row['space_group'])} ({row['number']})",
          cell_text(row), f"{row['residual']:.3f}", f"{row['score']:.1f}",
          escape(row["origin"]))
         for row in solution_rows(value)
     ]  # fmt: skip
-    heads = ("", "space group", "cell (Å, °)", "residual", "score", "origin")
+    heads = ("", *["formula"] * named, "space group", "cell (Å, °)", "residual", "score",
+             "origin")  # fmt: skip
     best = html_of(value.fits[0] if value.fits else value.problem.pattern)
     reasons = "; ".join(escape(reason) for reason in value.reasons)
     said = f"<b>{value.verdict}</b>, confidence {value.confidence:.2f}"

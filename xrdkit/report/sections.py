@@ -43,10 +43,16 @@ overall <i>B</i> only. Refine them by Rietveld's method before you publish.</p><
 
 def candidates(solution: Solution, settings: Sequence[Setting]) -> str:
     """All structures that were kept; those of the first group are marked."""
+
+    def named(row: dict[str, Any]) -> str:
+        """The formula, where it was not given: rows may differ in it."""
+        known = solution.problem.formula
+        return "" if known else f"{formula_html(row['formula'])}, "
+
     rows = [
         [
             str(row["rank"]),
-            f"{symbol_html(row['space_group'])}&nbsp;({row['number']})"
+            f"{named(row)}{symbol_html(row['space_group'])}&nbsp;({row['number']})"
             f"<small>{escape(sites_text(row['wyckoff']))}</small>",
             cell_html(setting),
             f"{row['volume']:.1f}",

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 TOLD = 3  # cells whose notes are printed
 HEADS = (
-    "rank", "space_group", "number", "wyckoff", "a", "b", "c", "alpha", "beta", "gamma",
-    "volume", "residual", "score", "unexplained", "origin", "known", "group",
+    "rank", "space_group", "number", "formula", "wyckoff", "a", "b", "c", "alpha", "beta",
+    "gamma", "volume", "residual", "score", "unexplained", "origin", "known", "group",
 )  # fmt: skip
 
 
@@ -48,6 +48,7 @@ def fit_row(fit: Fit, rank: int = 1, group: int | str = "") -> dict[str, Any]:
         "rank": rank,
         "space_group": fit.space_group_symbol,
         "number": fit.space_group,
+        "formula": formula_text(fit.structure.composition),
         "wyckoff": fit.wyckoff,
         **lengths,
         **angles,
@@ -70,6 +71,7 @@ def solution_text(solution: Solution, limit: int = 10) -> str:
     shown = [
         {
             "": row["rank"],
+            **({} if solution.problem.formula else {"formula": row["formula"]}),
             "space group": f"{row['space_group']} ({row['number']})",
             "sites": sites_text(row["wyckoff"]),
             "cell (Å, °)": cell_text(row),
