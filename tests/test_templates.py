@@ -22,6 +22,7 @@ from xrdkit.generators.templates import (
     slot_factors,
 )
 from xrdkit.library import Library, assemble, expected_volume
+from xrdkit.nanocrystal import nano_pattern
 from xrdkit.scattering import reflections
 from xrdkit.simulate import intensities, pattern_of
 from xrdkit.solve import run
@@ -166,6 +167,20 @@ def test_screen_finds_the_scale_of_an_expanded_cell_to_one_bin(name, stretch):
     assert float(-shift[0]) == pytest.approx(np.log(stretch), abs=X_STEP)
     far = FAR * (3 * np.log(stretch) / VOLUME_SPREAD) ** 2
     assert float(best[0]) > 0.97 - far
+
+
+@pytest.mark.parametrize("size", [10.0, 30.0, 100.0])
+@pytest.mark.parametrize("name", ["NaCl", "TiO2", "CaTiO3"])
+def test_screen_broadens_the_lines_of_nanocrystals(name, size):
+    structure = STRUCTURES[name]
+    library = library_of(structure)
+    ((counts, rows),) = slot_counts(library)
+    pattern = nano_pattern(from_structures([structure]), size)
+    search = search_of(pattern, structure.volume / len(structure))
+    factors = slot_factors(own_filling(library), counts, {}, search)
+    best, shift = screen(group_of(library, counts, rows).spectra, factors, search)
+    assert float(best[0]) > 0.995
+    assert float(shift[0]) == 0
 
 
 def test_right_assignment_is_more_similar_than_exchanged_elements():

@@ -141,3 +141,17 @@ def observed_spectrum(
     root = _blur(torch.tensor(area, dtype=torch.float32).clamp_min(0)).sqrt()
     mask = torch.tensor(seen, dtype=torch.float32)
     return (root * mask).unfold(0, BINS, 1), mask.unfold(0, BINS, 1)
+
+
+def nano_shares(
+    q: Float[Tensor, " bins"], size: float, fwhm: float
+) -> Float[Tensor, "bins bins"]:
+    """Shares of each bin that the lines of nanocrystals lend to others; rows sum to one.
+
+    Lines are sinc²(Q size / 2), with a Gaussian beside. ``q`` (1/Å) are the centres of the
+    bins, ``size`` is in Å, ``fwhm`` (1/Å) the width beside that of size.
+    """
+    apart = q - q[:, None]
+    sinc = torch.sinc(apart * size / (2 * torch.pi)) ** 2 * q
+    beside = torch.exp2(-4 * (apart / fwhm) ** 2) * q
+    return (sinc / sinc.sum(1, keepdim=True)) @ (beside / beside.sum(1, keepdim=True))

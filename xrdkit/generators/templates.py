@@ -23,10 +23,12 @@ from xrdkit.generators.spectra import (
     X_MIN,
     X_STEP,
     group_of,
+    nano_shares,
     observed_spectrum,
     slot_counts,
 )
 from xrdkit.library import Library, expected_volume, mendeleev_numbers, type_swelling
+from xrdkit.peaks import typical_fwhm
 from xrdkit.phases import known_types, reduced_name, without_phases
 from xrdkit.problem import by_number, whole
 from xrdkit.scattering import dispersion, form_factors, lorentz_polarisation
@@ -61,7 +63,10 @@ class Hits:
 
 @dataclass(frozen=True)
 class Search:
-    """What is the same for all templates: √areas and mask by shift, q of the bins, LP."""
+    """What is the same for all templates: √areas and mask by shift, q of the bins, LP.
+
+    ``wide`` is how the lines of nanocrystals lie over the bins.
+    """
 
     observed: Float[Tensor, "shifts bins"]
     mask: Float[Tensor, "shifts bins"]
@@ -69,6 +74,7 @@ class Search:
     lp: Float[Tensor, " bins"]
     wavelength: float
     volume: float
+    wide: Float[Tensor, "bins bins"] | None = None
 
 
 def search_of(pattern: Pattern, volume: float) -> Search:
@@ -78,7 +84,11 @@ def search_of(pattern: Pattern, volume: float) -> Search:
     sine = (q * beam.main / (4 * torch.pi)).clamp(max=0.999)
     lp = lorentz_polarisation(torch.rad2deg(2 * torch.asin(sine)), beam.polarisation)
     observed, mask = observed_spectrum(pattern, volume)
-    return Search(observed, mask, (q / (4 * torch.pi)) ** 2, lp, beam.main, volume)
+    wide = None
+    if pattern.size:
+        beside = np.radians(typical_fwhm(pattern)[0]) * 2 * np.pi / beam.main
+        wide = nano_shares(q, pattern.size, beside)
+    return Search(observed, mask, (q / (4 * torch.pi)) ** 2, lp, beam.main, volume, wide)
 
 
 def slot_factors(
@@ -110,6 +120,8 @@ def screen(
     k, m = torch.triu_indices(len(factors), len(factors))
     products = factors[k] * factors[m] * search.lp
     model = torch.einsum("mpx,px->mx", spectra.float(), products).clamp_min(0)
+    if search.wide is not None:
+        model = model @ search.wide
     norm = (model @ search.mask.T).clamp_min(1e-20).sqrt()
     norm = norm * search.observed.norm(dim=1).clamp_min(1e-20)
     away = 3 * X_STEP * torch.arange(-SHIFTS, SHIFTS + 1) / VOLUME_SPREAD
