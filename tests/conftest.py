@@ -1,6 +1,7 @@
 import sys
 from pathlib import Path
 
+import numpy.ma  # noqa: F401  which warns when first imported without subnormal numbers
 import pytest
 import torch
 
