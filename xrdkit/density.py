@@ -8,6 +8,7 @@ axis F is folded to h mod N before the FFT, which is exact at these points for e
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,7 +137,7 @@ def atom_height(
 
 def _check_room(crystals: int, points: int) -> None:
     """Refuse grids that are none, or take too much memory."""
-    if not isinstance(points, int) or not 1 <= points <= FINEST:
+    if not isinstance(points, Integral) or not 1 <= points <= FINEST:
         raise ValueError(
             f"a grid of {points!r} points along each axis; give a number of 1–{FINEST}, "
             "or ask at points"
