@@ -355,6 +355,23 @@ def test_processes_of_one_run_compute_in_one_number_format(tmp_path):
     assert said == ["torch.bfloat16"] * 2
 
 
+@pytest.mark.slow
+def test_processes_leave_their_group_before_they_end(tmp_path):
+    code = (
+        "import atexit, os; from torch import distributed\n"
+        "from xrdkit.train import parallel\n"
+        "def say(when):\n"
+        "    with open(sys.argv[2] + os.environ['RANK'], 'a') as out:\n"
+        "        print(when, distributed.is_initialized(), file=out)\n"
+        "atexit.register(say, 'end')\n"
+        "parallel.join('cpu')\n"
+        "say('joined')\n"
+    )
+    in_two_processes(code, tmp_path / "group")
+    for rank in (0, 1):
+        assert (tmp_path / f"group{rank}").read_text() == "joined True\nend False\n"
+
+
 def test_the_log_has_losses_of_every_step_and_match_rates_of_epochs(data, tmp_path):
     trained(data, tmp_path, validation=data, entries=2, every=3)
     log = rows(tmp_path / LOG)

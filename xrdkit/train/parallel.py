@@ -3,6 +3,7 @@
 torchrun --nproc-per-node 2 -m xrdkit train flow …
 """
 
+import atexit
 import os
 
 import torch
@@ -14,11 +15,15 @@ from xrdkit.models.speed import CHOSEN, fast_dtype
 def join(device: str) -> None:
     """Take part in the group that torchrun has announced, if there is one.
 
-    All compute in the number format of the first process.
+    All compute in the number format of the first process. A process leaves the group of
+    CPUs when it ends: Gloo's threads may still hold tensors of the last message, and to
+    free them while Python shuts down aborts the process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         backend = "nccl" if device.startswith("cuda") else "gloo"
         distributed.init_process_group(backend)
+        if backend == "gloo":  # where NCCL's processes leave, a failed one waits for all
+            atexit.register(distributed.destroy_process_group)
         half = torch.tensor(fast_dtype(device) == torch.bfloat16, device=device).int()
         distributed.broadcast(half, 0)  # what was measured differs where cores are shared
         CHOSEN[device] = torch.bfloat16 if half else torch.float32
