@@ -172,7 +172,7 @@ def test_a_bad_row_is_named_at_once_and_stops_no_other(two, tmp_path, capsys):
     assert bad["error"].startswith(why)
     assert left(out) == ["index.html", "rutile", "summary.csv"]
     assert "gone.xy" in (out / "index.html").read_text(encoding="utf-8")
-    assert main(["batch", str(two), "-o", str(out), "--quiet"]) == 0
+    assert main(["batch", str(two), "-o", str(out), "--quiet"]) == 1
     assert capsys.readouterr().err.count("gone.xy") == 1
     (tmp_path / "gone.xy").write_bytes(example("rutile").read_bytes())
     assert [record["status"] for record in quiet(two, out)] == ["solved"] * 2

@@ -53,6 +53,9 @@ def test_a_flow_is_trained_and_goes_on(packed, tmp_path, capsys):
     assert load_network(tmp_path / "weights.safetensors", "flow").facts["structures"] == 4
     assert main([*line, "2"]) == 0
     assert [r["epoch"] for r in rows(tmp_path / "log.csv") if r["val_atoms"]] == ["1", "2"]
+    capsys.readouterr()
+    assert main([*line, "1"]) == 0
+    assert "has had 2 epochs; to go on, ask for more than these" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -170,7 +170,7 @@ def test_what_was_never_learned_is_said_and_gives_none(pattern, weights):
         ({"formula": "TiO2", "elements": ("Ti",)}, "both given or both missing"),
         ({"elements": ()}, "elements are none; give symbols one by one, such as Ti O"),
         ({"elements": ("TiO2",)}, "elements 'TiO2'; give symbols one by one"),
-        ({"elements": ("Ti", "Xx")}, "'Xx' in formula 'Ti Xx' is not an element"),
+        ({"elements": ("Ti", "Xx")}, "'Xx' in elements 'Ti Xx' is not an element"),
         ({"elements": ("Ti",), "contents": "Ti2"}, "contents are given without a formula"),
     ],
 )

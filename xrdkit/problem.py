@@ -84,7 +84,7 @@ def parse_formula(text: str) -> dict[str, float]:
                 "write element symbols and numbers, such as Ca(OH)2"
             )
         _add(counts, inner, float(number[0]) if number else 1.0)
-    _check_elements(counts, text)
+    _check_elements(counts, f"formula {text!r}")
     return counts
 
 
@@ -117,7 +117,7 @@ def _terms(text: str, whole: str) -> tuple[dict[str, float], str]:
     return counts, text
 
 
-def _check_elements(counts: dict[str, float], text: str) -> None:
+def _check_elements(counts: dict[str, float], given: str) -> None:
     from pymatgen.core import Element
 
     for element, n in counts.items():
@@ -125,13 +125,13 @@ def _check_elements(counts: dict[str, float], text: str) -> None:
             hint = (
                 "write H for deuterium" if element == "D" else "mind upper and lower case"
             )
-            raise ValueError(f"{element!r} in formula {text!r} is not an element; {hint}")
+            raise ValueError(f"{element!r} in {given} is not an element; {hint}")
         if Element(element).Z > 98:
             raise ValueError(
-                f"{element} in formula {text!r} has no scattering factor here; Z ≤ 98 have"
+                f"{element} in {given} has no scattering factor here; Z ≤ 98 have"
             )
         if n <= 0:
-            raise ValueError(f"{element} in formula {text!r} has count {n:g}; leave it out")
+            raise ValueError(f"{element} in {given} has count {n:g}; leave it out")
 
 
 def reduced(counts: dict[str, float]) -> dict[str, float]:
@@ -162,7 +162,7 @@ def parse_elements(elements: Sequence[str]) -> tuple[str, ...]:
             f"elements {', '.join(map(repr, found)) or 'are none'}; give symbols one by "
             'one, such as Ti O in the command line and ("Ti", "O") in Python'
         )
-    _check_elements(dict.fromkeys(found, 1.0), " ".join(found))
+    _check_elements(dict.fromkeys(found, 1.0), f"elements {' '.join(found)!r}")
     return tuple(dict.fromkeys(found))
 
 

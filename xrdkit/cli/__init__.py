@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
         with ended_like_ctrl_c():
             arguments.run(arguments)
-    except SystemExit as finished:  # argparse has said what is wrong, or printed help
+    except SystemExit as finished:  # what is wrong has been said, or help printed
         return int(finished.code or 0)
     except KeyboardInterrupt:
         print("xrdkit: stopped; finished files are whole", file=sys.stderr)

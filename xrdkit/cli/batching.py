@@ -5,6 +5,8 @@ import argparse
 from xrdkit.cli.inputs import bar, plain_errors, plain_warnings, warn
 from xrdkit.cli.words import positive
 
+SOME_FAILED = 1
+
 
 def add_options(sub: argparse.ArgumentParser) -> None:
     """Options of ``xrdkit batch``."""
@@ -31,7 +33,10 @@ def add_options(sub: argparse.ArgumentParser) -> None:
 
 
 def run_batch(args: argparse.Namespace) -> None:
-    """Solve the rows that are not done, write the summary, say what came out."""
+    """Solve the rows that are not done, write the summary, say what came out.
+
+    Ends with 1 if a row failed, for scripts to see.
+    """
     from xrdkit.batch import BadTable, batch
     from xrdkit.batch.summary import counted
 
@@ -56,3 +61,5 @@ def run_batch(args: argparse.Namespace) -> None:
     warn(f"{r['name']} failed: {r['error']}" for r in ran if r["status"] == "failed")
     print(f"{len(records)} samples: {counted(records)}")
     print(f"summary in {args.output}/index.html and summary.csv")
+    if any(record["status"] == "failed" for record in records):
+        raise SystemExit(SOME_FAILED)

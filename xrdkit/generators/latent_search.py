@@ -132,9 +132,10 @@ def usable(
         try:
             check_atoms(model, atoms * task.units)
             if many > MOST_ATOMS:
+                less = "give the contents of the primitive cell, or " * (task.units > 1)
                 raise NotLearned(
                     f"{many} atoms in the cell; a latent space knows up to {MOST_ATOMS}: "
-                    "give the contents of the primitive cell, or ask other sources"
+                    f"{less}ask other sources"
                 )
             if edge > size:
                 raise NotLearned(

@@ -64,7 +64,7 @@ def train(
     data = data.to(device)
     run = begin(folder, plan, size, start, device)
     folder.mkdir(parents=True, exist_ok=True)
-    yield from _same_data(run, data, folder)
+    yield from _notes(run, plan, data, folder)
     began = time.perf_counter() - log.shorten(folder / LOG, run.step)
     seen: Patterns | None = None
     while run.epoch < plan.epochs:
@@ -108,11 +108,14 @@ def _check_cells(plan: Plan, *tables: Packed | None) -> None:
         )
 
 
-def _same_data(run: Run, data: Packed, folder: Path) -> Iterator[Progress]:
-    """Say that a run goes on with other structures than it learned from, if it does."""
-    mark = mark_of(data)
-    if run.data not in ("", mark):
+def _notes(run: Run, plan: Plan, data: Packed, folder: Path) -> Iterator[Progress]:
+    """Say that a run has no epoch left, or goes on with other structures than before."""
+    mark, said = mark_of(data), None
+    if run.epoch >= plan.epochs:
+        said = f"{folder} has had {run.epoch} epochs; to go on, ask for more than these"
+    elif run.data not in ("", mark):
         said = f"{folder} goes on with other structures than it was trained with before"
+    if said:
         yield Progress("note", run.step, run.step, None, said)
     run.data = mark
 
