@@ -4,8 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from candidates import candidate_of
 from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 from textbook import STRUCTURES, another_pose, table_of, with_elements
 
 from xrdkit.crystal import from_structures
@@ -13,8 +14,10 @@ from xrdkit.generators import templates
 from xrdkit.generators.asked import Asked
 from xrdkit.library import Library, build
 from xrdkit.problem import pose
+from xrdkit.rank import possible
+from xrdkit.refine.batch import refine_steps
 from xrdkit.simulate import pattern_of, realistic
-from xrdkit.solve import Laps, run, search, solve, solve_steps
+from xrdkit.solve import Laps, refined, run, search, solve, solve_steps
 from xrdkit.types import Instrument, Pattern, Progress, Radiation, Solution
 from xrdkit.wavelengths import radiation as beam
 
@@ -195,6 +198,31 @@ def test_cells_are_looked_for_once_and_for_those_alone_that_draw_in_them(few):
     assert len(told[0]) > 0
     assert told[1] == ()
     assert sum(s.message == "cP" for s in steps if s.stage == "index") == 1
+
+
+def test_a_fit_that_a_second_refinement_spoils_stays_as_it_was(few):
+    """Of LiOH, whose H the second pattern draws to 0.44 Å from O."""
+
+    def posed(z):
+        cell = Lattice.tetragonal(3.55, 4.33)
+        sites = [[0, 0, 0], [0, 0.5, 0.194], [0, 0.5, z]]
+        crystal = Structure.from_spacegroup(129, cell, ["Li", "O", "H"], sites)
+        pattern = pattern_of(
+            from_structures([crystal]),
+            beam("CuKa"),
+            two_theta=(10, 90, 3000),
+            instrument=PEAKS,
+        )
+        return crystal, pose(pattern, "LiOH", library=few)
+
+    cpu = torch.device("cpu")
+    crystal, first = posed(0.407)
+    before = run(refined(first, [candidate_of(crystal)], [], cpu), False)
+    second = posed(0.286)[1]
+    (spoiled,) = run(refine_steps(second.pattern, [candidate_of(crystal)]), False)
+    assert not possible(spoiled)
+    (after,) = run(refined(second, [], before, cpu), False)
+    assert after.structure == before[0].structure
 
 
 def test_space_group_given_admits_no_other(solved, few):

@@ -198,12 +198,19 @@ def heard(steps: Iterator[Progress]) -> Iterator[Progress]:
 def refined(
     problem: Problem, pool: list[Candidate], fits: list[Fit], device: torch.device
 ) -> Iterator[Progress]:
-    """Yield progress; return the fits of new candidates and of the best so far."""
-    pool = pool + [again(fit) for fit in fits[:KEPT]]
+    """Yield progress; return the fits of new candidates and of the best so far.
+
+    One of these that is spoiled on the way, such as by a hydrogen atom that the pattern
+    hardly holds, stays as it was.
+    """
+    best = fits[:KEPT]
+    pool = pool + [again(fit) for fit in best]
     found = yield from refine_steps(
         problem.pattern, pool, phases=problem.phases, device=device
     )
-    return scored(sound(found, problem))
+    found = sound(found, problem)
+    origins = {fit.origin for fit in found}
+    return scored(found + [fit for fit in best if fit.origin not in origins])
 
 
 def seen_with(problem: Problem, fits: list[Fit]) -> Problem:
