@@ -200,8 +200,8 @@ def refined(
 ) -> Iterator[Progress]:
     """Yield progress; return the fits of new candidates and of the best so far.
 
-    One of these that is spoiled on the way, such as by a hydrogen atom that the pattern
-    hardly holds, stays as it was.
+    Where none of an origin is sound any more, such as for a hydrogen atom that the pattern
+    hardly holds, its fits stay as they were.
     """
     best = fits[:KEPT]
     pool = pool + [again(fit) for fit in best]
